@@ -1,0 +1,1 @@
+"""Our own files: what is written, and how it is read back."""

@@ -1,0 +1,1 @@
+"""What a model has lost: perplexity, divergence, size, time."""

@@ -1,0 +1,345 @@
+"""Formats given by a table: one number a code, up to 16 bits. The table is the definition, all else is derived."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowbit.errors import UnsupportedError
+from lowbit.formats.format import Overflow
+from lowbit.rounding.ieee754 import down, nearest_even
+from lowbit.rounding.rounding import Gap, Rounding
+
+#: elements encoded at a time, so that temporary tensors stay small
+CHUNK = 1 << 22
+
+
+def smallest_above(point: Fraction, inclusive: bool, dtype: torch.dtype) -> float:
+    """The smallest number of ``dtype`` (float32 or float64) that is > point, or >= point when inclusive."""
+    kind = np.float32 if dtype == torch.float32 else np.float64
+    try:
+        guess = kind(float(point))
+    except OverflowError:
+        guess = kind(math.inf if point > 0 else -math.inf)
+    below = kind(-math.inf)
+    above = kind(math.inf)
+
+    def reached(value: np.floating) -> bool:
+        if math.isinf(value):
+            return bool(value > 0)
+        exact = Fraction(float(value))
+        return exact > point or (inclusive and exact == point)
+
+    while not reached(guess):
+        guess = np.nextafter(guess, above)
+    while reached(np.nextafter(guess, below)) and np.nextafter(guess, below) != below:
+        guess = np.nextafter(guess, below)
+    return float(guess)
+
+
+@dataclass(frozen=True)
+class Line:
+    """The numbers of one table in ascending order, with the code and parity of each.
+
+    ``first`` and ``last`` are the codes for what lies beyond the ends when overflow is special; the number that
+    would follow the end continues the spacing there and has the opposite parity.
+    """
+
+    values: tuple[float, ...]
+    codes: tuple[int, ...]
+    odd: tuple[bool, ...]
+    zero: int
+    negative_zero: int | None
+    nan: int | None
+    negative_nan: int | None
+    positive_inf: int | None
+    negative_inf: int | None
+
+    @classmethod
+    def of(cls, values: tuple[float, ...], odd: tuple[bool, ...], reserved: frozenset[int]) -> Line:
+        finite: dict[float, int] = {}
+        negative_zero = nan = negative_nan = positive_inf = negative_inf = None
+        for code, value in enumerate(values):
+            if code in reserved:
+                continue
+            negative = math.copysign(1.0, value) < 0
+            if math.isnan(value):
+                if negative and negative_nan is None:
+                    negative_nan = code
+                elif not negative and nan is None:
+                    nan = code
+            elif math.isinf(value):
+                positive_inf, negative_inf = (positive_inf, code) if negative else (code, negative_inf)
+            elif value == 0 and negative:
+                negative_zero = code
+            else:
+                finite.setdefault(value, code)
+        if negative_zero is not None:
+            finite.setdefault(0.0, negative_zero)
+        ordered = sorted(finite)
+        codes = tuple(finite[v] for v in ordered)
+        zero = min(ordered, key=abs)
+        return cls(
+            tuple(ordered), codes, tuple(odd[c] for c in codes), finite[zero], negative_zero,
+            nan if nan is not None else negative_nan, negative_nan if negative_nan is not None else nan, positive_inf, negative_inf,
+        )  # fmt: skip
+
+    def extended(self) -> tuple[list[float], list[int], list[bool]]:
+        """Values, codes and parities with the overflow codes at the ends, where the format has Inf or NaN."""
+        values, codes, odd = list(self.values), list(self.codes), list(self.odd)
+        high = self.positive_inf if self.positive_inf is not None else self.nan
+        low = self.negative_inf if self.negative_inf is not None else self.negative_nan
+        if len(values) > 1 and high is not None and low is not None:
+            values = [2 * values[0] - values[1], *values, 2 * values[-1] - values[-2]]
+            codes, odd = [low, *codes, high], [not odd[0], *odd, not odd[-1]]
+        return values, codes, odd
+
+
+@dataclass(frozen=True, eq=False)
+class TableFormat:
+    """A format of at most 16 bits: ``values[code]`` is the number that a code stands for.
+
+    Args:
+        name: how it prints.
+        values: 2 to 65536 numbers; NaN, Inf and -0.0 are allowed, two codes may hold the same number (the lower is used).
+        odd: the parity of each code, for ties; by default that of the code itself.
+        reserved: codes that decode but are never produced (the -8 of a narrow int4).
+        top: what ``absmax`` maps a block's largest magnitude to; by default the largest magnitude.
+        alternatives: further tables of the same length (BitMoD); a block says with ``table`` which one it uses,
+            0 being ``values``.
+
+    Raises:
+        UnsupportedError: too few or too many codes, or no finite number.
+    """
+
+    name: str
+    values: tuple[float, ...]
+    odd: tuple[bool, ...] | None = None
+    reserved: frozenset[int] = frozenset()
+    absmax_to: float | None = None
+    alternatives: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
+        object.__setattr__(self, "alternatives", tuple(tuple(float(v) for v in t) for t in self.alternatives))
+        if not 2 <= len(self.values) <= 1 << 16:
+            raise UnsupportedError(f"format {self.name!r} has {len(self.values)} codes; a table holds 2 to 65536")
+        if any(len(t) != len(self.values) for t in self.alternatives):
+            raise UnsupportedError(f"format {self.name!r}: every alternative table needs {len(self.values)} numbers")
+        if self.odd is not None and len(self.odd) != len(self.values):
+            raise UnsupportedError(f"format {self.name!r}: {len(self.odd)} parities for {len(self.values)} codes")
+        if len({v for v in self.values if math.isfinite(v)}) < 2:
+            raise UnsupportedError(f"format {self.name!r} needs at least two finite numbers")
+
+    # ---- derived facts
+
+    @cached_property
+    def bits(self) -> int:
+        return max(1, (len(self.values) - 1).bit_length())
+
+    @cached_property
+    def levels(self) -> int:
+        return len(self.values) - len(self.reserved)
+
+    @cached_property
+    def identity(self) -> str:
+        def canonical(table: tuple[float, ...]) -> bytes:
+            array = np.array(table, dtype="<f8")
+            signs = np.signbit(array).tobytes()
+            array[np.isnan(array)] = np.nan
+            return array.tobytes() + signs
+
+        digest = hashlib.sha256(canonical(self.values))
+        for table in self.alternatives:
+            digest.update(canonical(table))
+        digest.update(repr((self._odd, sorted(self.reserved), self.top)).encode())
+        return f"{self.name}:{digest.hexdigest()[:16]}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TableFormat) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+    @cached_property
+    def _odd(self) -> tuple[bool, ...]:
+        return self.odd if self.odd is not None else tuple(bool(code & 1) for code in range(len(self.values)))
+
+    @cached_property
+    def lines(self) -> tuple[Line, ...]:
+        """The ordered numbers of ``values`` and of each alternative."""
+        return tuple(Line.of(t, self._odd, self.reserved) for t in (self.values, *self.alternatives))
+
+    @property
+    def max(self) -> float:
+        return max(line.values[-1] for line in self.lines)
+
+    @property
+    def min(self) -> float:
+        return min(line.values[0] for line in self.lines)
+
+    @cached_property
+    def min_positive(self) -> float:
+        return min(v for line in self.lines for v in line.values if v > 0)
+
+    @property
+    def top(self) -> float:
+        return self.absmax_to if self.absmax_to is not None else max(self.max, -self.min)
+
+    def tops(self) -> tuple[float, ...]:
+        """``top`` of each table, for formats with alternatives."""
+        if not self.alternatives:
+            return (self.top,)
+        return tuple(max(line.values[-1], -line.values[0]) for line in self.lines)
+
+    @cached_property
+    def step_at_top(self) -> float:
+        magnitudes = sorted({abs(v) for v in self.lines[0].values})
+        return magnitudes[-1] - magnitudes[-2] if len(magnitudes) > 1 else magnitudes[-1]
+
+    @cached_property
+    def has_nan(self) -> bool:
+        return self.lines[0].nan is not None
+
+    @cached_property
+    def has_inf(self) -> bool:
+        return self.lines[0].positive_inf is not None
+
+    # ---- numbers to codes
+
+    def cutpoints(
+        self, rounding: Rounding = nearest_even, dtype: torch.dtype = torch.float32, overflow: Overflow = "saturate", table: int = 0
+    ) -> Tensor:
+        """For each pair of neighbours the smallest input that goes up, found exactly with rational numbers.
+
+        The rank of y among the numbers of the format is the number of cut points <= y.
+
+        Shapes:
+            result  (numbers - 1,) of ``dtype``
+        """
+        return _cuts(self, rounding, dtype, overflow, table)[0]
+
+    def encode(
+        self,
+        y: Tensor,
+        rounding: Rounding = nearest_even,
+        noise: Tensor | None = None,
+        table: Tensor | None = None,
+        overflow: Overflow = "saturate",
+    ) -> Tensor:
+        """The codes of y, by ``rounding``; see ``Format.encode`` for NaN, Inf and signed zeros.
+
+        Shapes:
+            y       any shape; float32 and float64 are compared as they are, other dtypes as float32
+            noise   the shape of y, 32-bit words; only for roundings that need it
+            table   broadcastable to y, which alternative each element uses
+        """
+        if self.alternatives and table is not None:
+            chosen = table.expand(y.shape)
+            codes = self._encode(y, rounding, noise, overflow, 0)
+            for k in range(1, len(self.lines)):
+                codes = torch.where(chosen == k, self._encode(y, rounding, noise, overflow, k), codes)
+            return codes
+        return self._encode(y, rounding, noise, overflow, 0)
+
+    def _encode(self, y: Tensor, rounding: Rounding, noise: Tensor | None, overflow: Overflow, table: int) -> Tensor:
+        if y.dtype not in (torch.float32, torch.float64):
+            y = y.float()
+        flat = y.reshape(-1)
+        words = None if noise is None else noise.reshape(-1)
+        out = torch.empty(flat.shape, dtype=torch.uint8 if self.bits <= 8 else torch.int32, device=y.device)
+        for start in range(0, flat.numel(), CHUNK):
+            part = slice(start, start + CHUNK)
+            out[part] = self._encode_flat(flat[part], rounding, None if words is None else words[part], overflow, table)
+        return out.reshape(y.shape)
+
+    def _encode_flat(self, y: Tensor, rounding: Rounding, noise: Tensor | None, overflow: Overflow, table: int) -> Tensor:
+        line = self.lines[table]
+        values, codes, odd = _ends(line, overflow)
+        kind = torch.uint8 if self.bits <= 8 else torch.int32
+        codes_at = torch.tensor(codes, dtype=kind, device=y.device)
+        if rounding.cut is not None:
+            cuts = self.cutpoints(rounding, y.dtype, overflow, table).to(y.device)
+            rank = torch.bucketize(y, cuts, right=True, out_int32=True)
+        else:
+            below = self.cutpoints(down, y.dtype, overflow, table).to(y.device)
+            rank = torch.bucketize(y, below, right=True, out_int32=True).clamp_(max=len(values) - 2)
+            numbers = torch.tensor(values, dtype=y.dtype, device=y.device)
+            low, high = numbers[rank], numbers[rank + 1]
+            gap = Gap(y.clamp(low, high), low, high, torch.tensor(odd, device=y.device)[rank])
+            rises = rounding(gap, noise) & (y > low)
+            rank = rank + (rises | (y >= high)).int()
+        result = codes_at.index_select(0, rank)
+        if line.negative_zero is not None and line.negative_zero != line.zero:
+            signed = (result == line.zero) & torch.signbit(y)
+            result = torch.where(signed, torch.full_like(result, line.negative_zero), result)
+        missing = torch.isnan(y)
+        if missing.any():
+            positive, negative = (line.zero, line.zero) if line.nan is None else (line.nan, line.negative_nan)
+            chosen = torch.where(torch.signbit(y), torch.full_like(result, negative or 0), torch.full_like(result, positive))
+            result = torch.where(missing, chosen, result)
+        return result
+
+    def decode(self, codes: Tensor, table: Tensor | None = None) -> Tensor:
+        """The float32 numbers of codes.
+
+        Shapes:
+            codes   any shape, integers below ``len(values)``
+            table   broadcastable to codes
+        """
+        numbers = _numbers(self, codes.device)
+        index = codes.reshape(-1).int()
+        if self.alternatives and table is not None:
+            index = index + table.expand(codes.shape).reshape(-1).int() * len(self.values)
+        return numbers.index_select(0, index).reshape(codes.shape)
+
+    def __repr__(self) -> str:
+        return f"TableFormat({self.name!r}, {self.bits} bits, {self.levels} levels, {self.min:g} to {self.max:g})"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@lru_cache(maxsize=256)
+def _numbers(fmt: TableFormat, device: torch.device) -> Tensor:
+    flat = [v for table in (fmt.values, *fmt.alternatives) for v in table]
+    return torch.tensor(flat, dtype=torch.float64).float().to(device)
+
+
+def _ends(line: Line, overflow: Overflow) -> tuple[list[float], list[int], list[bool]]:
+    if overflow == "special":
+        return line.extended()
+    return list(line.values), list(line.codes), list(line.odd)
+
+
+@lru_cache(maxsize=512)
+def _cuts(fmt: TableFormat, rounding: Rounding, dtype: torch.dtype, overflow: Overflow, table: int) -> tuple[Tensor]:
+    if rounding.cut is None:
+        raise UnsupportedError(f"rounding {rounding.name} depends on more than the number, so it has no cut points")
+    line = fmt.lines[table]
+    values, _, odd = _ends(line, overflow)
+    exact = [Fraction(v) for v in values]
+    points = []
+    for i, parity in enumerate(odd[:-1]):
+        point, inclusive = rounding.cut(exact[i], exact[i + 1], parity)
+        points.append(smallest_above(point, inclusive, dtype))
+    if overflow == "special" and len(values) > len(line.values):
+        points = _guard_ends(points, values, line, rounding, dtype)
+    return (torch.tensor(points, dtype=dtype),)
+
+
+def _guard_ends(points: list[float], values: list[float], line: Line, rounding: Rounding, dtype: torch.dtype) -> list[float]:
+    """Directed roundings toward zero never overflow (IEEE 754, 7.4), but an infinite input always does."""
+    infinite = smallest_above(Fraction(torch.finfo(dtype).max), False, dtype)
+    if points[-1] >= values[-1]:
+        points[-1] = infinite
+    if points[0] <= smallest_above(Fraction(values[0]), False, dtype):
+        points[0] = -float(torch.finfo(dtype).max)
+    return points

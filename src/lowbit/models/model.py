@@ -1,0 +1,39 @@
+"""The contract of a language model: what evaluation, quantization and generation need of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+class LanguageModel(Protocol):
+    """A causal language model with its tokenizer.
+
+    Attributes:
+        name: what the user asked for (``builtin``, a path, a hub id).
+        module: the torch module whose Linear and Embedding layers are quantized.
+        context: the longest sequence that it was made for, in tokens.
+        kind: ``builtin`` or ``huggingface``; says who rebuilds it from a checkpoint.
+    """
+
+    name: str
+    module: nn.Module
+    context: int
+    kind: str
+
+    def encode(self, text: str) -> Tensor:
+        """Token ids of a text, (tokens,) int64, without special tokens."""
+
+    def decode(self, ids: Tensor) -> str:
+        """The text of token ids (tokens,)."""
+
+    def logits(self, ids: Tensor) -> Tensor:
+        """Scores of the next token at each place: ids (batch, length) int64 -> (batch, length, vocabulary) float32."""
+
+    def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, chat: bool = False) -> str:
+        """What the model adds to the prompt; temperature 0 takes the likeliest token. ``chat`` applies the chat template."""
+
+    def save_assets(self, folder: Path) -> None:
+        """Write what a checkpoint needs beside the weights: configuration, tokenizer, chat template, generation settings."""

@@ -1,0 +1,1 @@
+"""Modules that hold quantized weights, and how they take the place of others."""

@@ -1,0 +1,1 @@
+"""Which format, blocks, scaling and rounding go together; ``quantizer.py`` is the contract."""

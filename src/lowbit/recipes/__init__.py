@@ -1,0 +1,1 @@
+"""Model in, model out: what is done to which layer, in what order."""

@@ -1,0 +1,80 @@
+"""The contract of a scaling: from the numbers of a block to its scale, zero and offset, or to several candidates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from lowbit.formats.format import Format
+
+
+class Affine(NamedTuple):
+    """x = scale * (value - zero) + offset, one of each a block.
+
+    Shapes:
+        all     (*counts), float32; None where absent
+
+    Args:
+        zero: in code units, an integer that the format can hold.
+        offset: in units of x.
+        negative: a second scale, for negative values (AFPQ).
+        table: which alternative table the block uses (BitMoD); int64.
+        inverse: codes are chosen from x * inverse where that differs from x / scale.
+    """
+
+    scale: Tensor
+    zero: Tensor | None = None
+    offset: Tensor | None = None
+    negative: Tensor | None = None
+    table: Tensor | None = None
+    inverse: Tensor | None = None
+
+
+class Scaling(Protocol):
+    """A rule for the unit of a block.
+
+    The written answers: a block of zeros gets scale 0 (all its codes are zero, and it does not count for the range
+    of nested scales); a block with a NaN or an Inf gets scale NaN, so it decodes to NaN.
+    """
+
+    def __call__(self, blocks: Tensor, fmt: Format, importance: Tensor | None = None) -> Affine | list[Affine]:
+        """``blocks`` (*counts, elements) float32; a list holds candidates, of which the quantizer keeps the best as stored."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A scaling with a name and parameters, which prints and parses as ``name:value`` or ``name:field=value``."""
+
+    name: ClassVar[str]
+
+    def __str__(self) -> str:
+        parts = [self.name]
+        for i, field in enumerate(fields(self)):
+            value = getattr(self, field.name)
+            if value != field.default:
+                parts.append(_plain(value) if i == len(parts) - 1 else f"{field.name}={_plain(value)}")
+        return ":".join(parts)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def finite_or_nan(scale: Tensor) -> Tensor:
+    """Inf becomes NaN: a block without a finite maximum decodes to NaN everywhere."""
+    return torch.where(torch.isfinite(scale), scale, torch.full_like(scale, torch.nan))
+
+
+def amax(blocks: Tensor) -> Tensor:
+    """The largest magnitude of each block; NaN where the block holds a NaN or an Inf.
+
+    Shapes:
+        blocks  (*counts, elements)
+        result  (*counts)
+    """
+    if blocks.shape[-1] == 0:
+        return blocks.new_zeros(blocks.shape[:-1])
+    return finite_or_nan(torch.maximum(blocks.amax(-1), -blocks.amin(-1)))
