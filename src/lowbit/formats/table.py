@@ -24,10 +24,10 @@ CHUNK = 1 << 22
 def smallest_above(point: Fraction, inclusive: bool, dtype: torch.dtype) -> float:
     """The smallest number of ``dtype`` (float32 or float64) that is > point, or >= point when inclusive."""
     kind = np.float32 if dtype == torch.float32 else np.float64
-    try:
-        guess = kind(float(point))
-    except OverflowError:
-        guess = kind(math.inf if point > 0 else -math.inf)
+    largest = kind(np.finfo(kind).max)
+    if point > Fraction(float(largest)):
+        return math.inf
+    guess = kind(float(max(point, Fraction(float(-largest)))))
     below = kind(-math.inf)
     above = kind(math.inf)
 
@@ -37,10 +37,11 @@ def smallest_above(point: Fraction, inclusive: bool, dtype: torch.dtype) -> floa
         exact = Fraction(float(value))
         return exact > point or (inclusive and exact == point)
 
-    while not reached(guess):
-        guess = np.nextafter(guess, above)
-    while reached(np.nextafter(guess, below)) and np.nextafter(guess, below) != below:
-        guess = np.nextafter(guess, below)
+    with np.errstate(over="ignore"):
+        while not reached(guess):
+            guess = np.nextafter(guess, above)
+        while reached(np.nextafter(guess, below)) and np.nextafter(guess, below) != below:
+            guess = np.nextafter(guess, below)
     return float(guess)
 
 
@@ -48,8 +49,7 @@ def smallest_above(point: Fraction, inclusive: bool, dtype: torch.dtype) -> floa
 class Line:
     """The numbers of one table in ascending order, with the code and parity of each.
 
-    ``first`` and ``last`` are the codes for what lies beyond the ends when overflow is special; the number that
-    would follow the end continues the spacing there and has the opposite parity.
+    Of several NaN codes of a sign the middle one is produced: in the formats of IEEE 754 that is the quiet NaN.
     """
 
     values: tuple[float, ...]
@@ -65,16 +65,14 @@ class Line:
     @classmethod
     def of(cls, values: tuple[float, ...], odd: tuple[bool, ...], reserved: frozenset[int]) -> Line:
         finite: dict[float, int] = {}
-        negative_zero = nan = negative_nan = positive_inf = negative_inf = None
+        nans: dict[bool, list[int]] = {False: [], True: []}
+        negative_zero = positive_inf = negative_inf = None
         for code, value in enumerate(values):
             if code in reserved:
                 continue
             negative = math.copysign(1.0, value) < 0
             if math.isnan(value):
-                if negative and negative_nan is None:
-                    negative_nan = code
-                elif not negative and nan is None:
-                    nan = code
+                nans[negative].append(code)
             elif math.isinf(value):
                 positive_inf, negative_inf = (positive_inf, code) if negative else (code, negative_inf)
             elif value == 0 and negative:
@@ -86,13 +84,16 @@ class Line:
         ordered = sorted(finite)
         codes = tuple(finite[v] for v in ordered)
         zero = min(ordered, key=abs)
+        nan, negative_nan = (which[len(which) // 2] if which else None for which in (nans[False] or nans[True], nans[True] or nans[False]))
         return cls(
-            tuple(ordered), codes, tuple(odd[c] for c in codes), finite[zero], negative_zero,
-            nan if nan is not None else negative_nan, negative_nan if negative_nan is not None else nan, positive_inf, negative_inf,
-        )  # fmt: skip
+            tuple(ordered), codes, tuple(odd[c] for c in codes), finite[zero], negative_zero, nan, negative_nan, positive_inf, negative_inf
+        )
 
     def extended(self) -> tuple[list[float], list[int], list[bool]]:
-        """Values, codes and parities with the overflow codes at the ends, where the format has Inf or NaN."""
+        """Values, codes and parities with the overflow codes at the ends, where the format has Inf or NaN.
+
+        The number that would follow the end continues the spacing there and has the opposite parity.
+        """
         values, codes, odd = list(self.values), list(self.codes), list(self.odd)
         high = self.positive_inf if self.positive_inf is not None else self.nan
         low = self.negative_inf if self.negative_inf is not None else self.negative_nan
@@ -108,7 +109,8 @@ class TableFormat:
 
     Args:
         name: how it prints.
-        values: 2 to 65536 numbers; NaN, Inf and -0.0 are allowed, two codes may hold the same number (the lower is used).
+        values: 2 to 65536 numbers, rounded to float32; NaN, Inf and -0.0 are allowed, two codes may hold the same
+            number (the lower is used).
         odd: the parity of each code, for ties; by default that of the code itself.
         reserved: codes that decode but are never produced (the -8 of a narrow int4).
         top: what ``absmax`` maps a block's largest magnitude to; by default the largest magnitude.
@@ -116,7 +118,7 @@ class TableFormat:
             0 being ``values``.
 
     Raises:
-        UnsupportedError: too few or too many codes, or no finite number.
+        UnsupportedError: too few or too many codes, fewer than two finite numbers, or a number that float32 cannot hold.
     """
 
     name: str
@@ -127,8 +129,8 @@ class TableFormat:
     alternatives: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(float(v) for v in self.values))
-        object.__setattr__(self, "alternatives", tuple(tuple(float(v) for v in t) for t in self.alternatives))
+        object.__setattr__(self, "values", _float32(self.name, self.values))
+        object.__setattr__(self, "alternatives", tuple(_float32(self.name, t) for t in self.alternatives))
         if not 2 <= len(self.values) <= 1 << 16:
             raise UnsupportedError(f"format {self.name!r} has {len(self.values)} codes; a table holds 2 to 65536")
         if any(len(t) != len(self.values) for t in self.alternatives):
@@ -263,17 +265,18 @@ class TableFormat:
     def _encode_flat(self, y: Tensor, rounding: Rounding, noise: Tensor | None, overflow: Overflow, table: int) -> Tensor:
         line = self.lines[table]
         values, codes, odd = _ends(line, overflow)
-        kind = torch.uint8 if self.bits <= 8 else torch.int32
-        codes_at = torch.tensor(codes, dtype=kind, device=y.device)
+        codes_at = torch.tensor(codes, dtype=torch.uint8 if self.bits <= 8 else torch.int32, device=y.device)
         if rounding.cut is not None:
             cuts = self.cutpoints(rounding, y.dtype, overflow, table).to(y.device)
             rank = torch.bucketize(y, cuts, right=True, out_int32=True)
         else:
             below = self.cutpoints(down, y.dtype, overflow, table).to(y.device)
             rank = torch.bucketize(y, below, right=True, out_int32=True).clamp_(max=len(values) - 2)
-            numbers = torch.tensor(values, dtype=y.dtype, device=y.device)
+            # the number after the end of bfloat16 is not one of float32
+            kind = torch.float64 if max(values[-1], -values[0]) > torch.finfo(torch.float32).max else y.dtype
+            numbers = torch.tensor(values, dtype=kind, device=y.device)
             low, high = numbers[rank], numbers[rank + 1]
-            gap = Gap(y.clamp(low, high), low, high, torch.tensor(odd, device=y.device)[rank])
+            gap = Gap(y.to(kind).clamp(low, high), low, high, torch.tensor(odd, device=y.device)[rank])
             rises = rounding(gap, noise) & (y > low)
             rank = rank + (rises | (y >= high)).int()
         result = codes_at.index_select(0, rank)
@@ -305,6 +308,15 @@ class TableFormat:
 
     def __str__(self) -> str:
         return self.name
+
+
+def _float32(name: str, values: tuple[float, ...]) -> tuple[float, ...]:
+    with np.errstate(over="ignore"):
+        rounded = tuple(np.array(values, dtype=np.float64).astype(np.float32).astype(np.float64).tolist())
+    for exact, value in zip(values, rounded, strict=True):
+        if math.isfinite(exact) and (math.isinf(value) or (value == 0) != (exact == 0)):
+            raise UnsupportedError(f"format {name!r} holds {exact:g}, which float32 cannot; numbers are at most 3.4e38 and not below 1.4e-45")
+    return rounded
 
 
 @lru_cache(maxsize=256)

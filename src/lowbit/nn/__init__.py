@@ -1,1 +1,7 @@
 """Modules that hold quantized weights, and how they take the place of others."""
+
+from lowbit.nn.convolution import Convolution
+from lowbit.nn.embedding import Embedding
+from lowbit.nn.linear import Linear
+
+__all__ = ["Convolution", "Embedding", "Linear"]

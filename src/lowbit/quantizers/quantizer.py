@@ -37,12 +37,6 @@ class Quantizer(Protocol):
         """
 
 
-def fake_quantize(quantizer: Quantizer, x: Tensor, noise: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """quantize(x).dequantize(), rounded once to the dtype of x (or of ``out``)."""
-    result = quantizer.quantize(x, noise=noise).dequantize()
-    return result.to(x.dtype) if out is None else out.copy_(result)
-
-
 def bits_per_element(quantizer: Quantizer, shape: tuple[int, ...]) -> float:
     """True bits an element of a packed tensor of this shape, scales included."""
     return 8 * quantizer.nbytes(shape) / max(1, torch.Size(shape).numel())

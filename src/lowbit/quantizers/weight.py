@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lowbit.errors import ShapeError
+from lowbit.errors import CheckpointError, ShapeError
 from lowbit.quantizers.grid import QTensor, dense
+from lowbit.quantizers.quantizer import Quantizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +69,16 @@ Term = QTensor | LowRank | Indexed
 class Weight:
     """A sum of terms of one shape, added in float32 in this order.
 
+    Args:
+        terms: what is added.
+        quantizers: for each term the quantizer whose ``unpack`` reads it back, None for terms of plain tensors.
+
     Raises:
         ShapeError: no term, or terms of different shapes.
     """
 
     terms: tuple[Term, ...]
+    quantizers: tuple[Quantizer | None, ...] = ()
 
     def __post_init__(self) -> None:
         shapes = {tuple(t.shape) for t in self.terms}
@@ -100,6 +107,44 @@ class Weight:
     def nbytes(self) -> int:
         """Bytes of all packed parts."""
         return sum(p.numel() * p.element_size() for p in self.packed().values())
+
+
+def unpack(kinds: Sequence[str], quantizers: Sequence[Quantizer | None], parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Weight:
+    """The weight from its packed parts.
+
+    Args:
+        kinds: of each term ``quantized``, ``low rank``, ``rows`` or ``columns`` (see ``kind``).
+        quantizers: of each term, None for plain ones.
+
+    Raises:
+        CheckpointError: a part is missing or does not fit.
+    """
+    terms: list[Term] = []
+    for i, (what, quantizer) in enumerate(zip(kinds, quantizers, strict=True)):
+        own = {k.removeprefix(f"{i}."): v for k, v in parts.items() if (k.startswith(f"{i}.") if i else not k[0].isdigit())}
+        if what == "quantized" and quantizer is not None:
+            terms.append(quantizer.unpack(own, shape))
+        elif what == "low rank" and {"left", "right"} <= own.keys():
+            terms.append(LowRank(own["left"], own["right"]))
+        elif what in ("rows", "columns") and {"index", "values"} <= own.keys():
+            index, axis = own["index"].long(), int(what == "columns")
+            if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < shape[axis]:
+                raise CheckpointError(f"{what} {int(index.min())}..{int(index.max())} of a matrix of shape {shape}")
+            terms.append(Indexed(index, own["values"], axis, shape))
+        else:
+            raise CheckpointError(f"term {i} is {what!r} and its parts are {sorted(own)}; this version cannot read that")
+    return Weight(tuple(terms), tuple(quantizers))
+
+
+def kind(term: Term) -> str:
+    """What a term is called in a checkpoint."""
+    match term:
+        case QTensor():
+            return "quantized"
+        case LowRank():
+            return "low rank"
+        case _:
+            return "columns" if term.axis else "rows"
 
 
 def _packed(name: str, values: Tensor | QTensor) -> dict[str, Tensor]:

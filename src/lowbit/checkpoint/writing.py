@@ -1,0 +1,144 @@
+"""Writing a checkpoint shard by shard; each file appears whole or not at all, the manifest comes last."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lowbit.checkpoint.layout import MANIFEST, Manifest, StoredTensor, digest, narrowed
+from lowbit.errors import OutputError
+from lowbit.nn.packed import PackedWeight
+
+
+def claim_folder(folder: Path, *, resume: bool = False) -> None:
+    """Make sure that a checkpoint can be written there, before any work.
+
+    Raises:
+        OutputError: the folder is not empty, or cannot be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{str(folder)!r} is a file; name a folder for the checkpoint")
+    if folder.is_dir() and any(folder.iterdir()) and not resume:
+        raise OutputError(f"the output folder {str(folder)!r} is not empty; name another, or empty it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the output folder {str(folder)!r} cannot be made: {error.strerror}") from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of ``path`` when the block ends well, and is removed when it does not.
+
+    Raises:
+        OutputError: the disk is full or refuses.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        room = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise OutputError(f"{str(path)!r} cannot be written: {room}; what was finished before it stays") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Writer:
+    """Collects tensors and writes them in shards.
+
+    Args:
+        folder: claimed before.
+        manifest: filled on the way.
+        shard_bytes: a shard is written when it holds this much.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, shard_bytes: int = 1 << 30):
+        self.folder = folder
+        self.manifest = manifest
+        self.shard_bytes = shard_bytes
+        self._waiting: dict[str, Tensor] = {}
+        self._meaning: dict[str, str] = {}
+        self._waiting_bytes = 0
+        self._shards = 0
+        self._places: dict[tuple[int, tuple[int, ...], torch.dtype], str] = {}
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """A tensor under its own name; one whose values were added before is noted as tied."""
+        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.dtype)
+        if tensor.numel() and place in self._places:
+            self.manifest.tied[name] = self._places[place]
+            return
+        self._places[place] = name
+        self._put(name, narrowed(tensor.detach()), tensor.dtype)
+
+    def add_packed(self, name: str, module: str, weight: PackedWeight, activations: str | None = None, **facts: Any) -> None:
+        """A packed weight of the layer ``name``."""
+        self.manifest.layers[name] = {
+            "module": module, "shape": list(weight.shape), "terms": weight.describe(), "activations": activations, **facts,
+        }  # fmt: skip
+        for part, tensor in weight.parts().items():
+            self._put(f"{name}.weight.{part}", tensor, tensor.dtype)
+
+    def _put(self, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+        self._waiting[name] = tensor.cpu().contiguous().clone()
+        self._meaning[name] = str(dtype).removeprefix("torch.")
+        self._waiting_bytes += tensor.numel() * tensor.element_size()
+        if self._waiting_bytes >= self.shard_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits as one shard."""
+        if not self._waiting:
+            return
+        self._shards += 1
+        file = f"model-{self._shards:05}.safetensors"
+        write_shard(self.folder / file, self._waiting)
+        for name, tensor in self._waiting.items():
+            stored = str(tensor.dtype).removeprefix("torch.")
+            self.manifest.tensors[name] = StoredTensor(file, tuple(tensor.shape), stored, self._meaning[name], digest(tensor))
+        self._waiting, self._meaning, self._waiting_bytes = {}, {}, 0
+
+    def finish(self) -> Manifest:
+        """Write the last shard and the manifest."""
+        self.flush()
+        self.manifest.versions = versions()
+        with whole(self.folder / MANIFEST) as path:
+            path.write_text(self.manifest.text(), encoding="utf-8")
+        return self.manifest
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Tensors as one safetensors file, whole or not at all.
+
+    Raises:
+        OutputError: the disk is full or refuses.
+    """
+    with whole(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary)
+        except Exception as error:  # safetensors wraps what the system said
+            if isinstance(error, OSError):
+                raise
+            raise OSError(errno.ENOSPC if "space" in str(error).lower() else errno.EIO, str(error)) from error
+
+
+def versions() -> dict[str, str]:
+    """Versions that the bytes may depend on."""
+    try:
+        own = version("lowbit")
+    except PackageNotFoundError:
+        own = "0 (not installed)"
+    return {"lowbit": own, "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,91 @@
+"""The model inside the package: a small byte-level Llama trained on the Python standard library."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lowbit.errors import DataError, ModelError
+from lowbit.models.llama import Llama, LlamaConfig
+
+FOLDER = Path(str(files("lowbit"))) / "builtin"
+PARTS = ("config.json",)
+
+
+class Builtin:
+    """The built-in model; its tokens are the bytes of UTF-8, byte 0 starts a document.
+
+    Attributes:
+        notes: what to know about its figures.
+    """
+
+    kind = "builtin"
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, module: nn.Module, context: int, name: str = "builtin"):
+        self.module = module
+        self.context = context
+        self.name = name
+
+    @classmethod
+    def load(cls, device: str = "cpu", dtype: torch.dtype | None = None) -> Builtin:
+        """The trained model, in float32 unless said otherwise.
+
+        Raises:
+            ModelError: the package was installed without its data.
+        """
+        path = FOLDER / "model.safetensors"
+        if not path.is_file():
+            raise ModelError("the built-in model's weights are missing from this installation; reinstall lowbit")
+        model = cls.empty(FOLDER)
+        with torch.no_grad():
+            state = {k: v.to(dtype or torch.float32) for k, v in load_file(path).items()}
+            missing, unknown = model.module.load_state_dict(state, strict=False, assign=True)
+        if unknown or [m for m in missing if m != "lm_head.weight"]:
+            raise ModelError(f"the built-in weights do not fit the code: missing {missing}, unknown {unknown}; reinstall lowbit")
+        model.tie()
+        model.module.to(device)
+        return model
+
+    @classmethod
+    def empty(cls, folder: Path) -> Builtin:
+        """The model of a config.json without its weights."""
+        config = LlamaConfig.from_dict(json.loads((folder / "config.json").read_text()))
+        with torch.device("meta"):
+            module = Llama(config)
+        return cls(module.eval(), config.max_position_embeddings)
+
+    def tie(self) -> None:
+        """Make the output layer share the embedding where the configuration says so."""
+        head, table = self.module.lm_head, self.module.model.embed_tokens  # type: ignore[union-attr]
+        tied = self.module.config.tie_word_embeddings  # type: ignore[union-attr]
+        if tied and isinstance(head, nn.Linear) and isinstance(table, nn.Embedding):
+            head.weight = table.weight
+
+    def encode(self, text: str) -> Tensor:
+        return torch.tensor(list(text.encode()), dtype=torch.int64)
+
+    def decode(self, ids: Tensor) -> str:
+        return bytes(int(i) for i in ids if 0 < int(i) < 256).decode(errors="replace")
+
+    def logits(self, ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.module(ids).float()  # type: ignore[no-any-return]
+
+    def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, chat: bool = False) -> str:
+        if chat:
+            raise DataError("the built-in model has no chat template; give it the start of a Python file")
+        ids = torch.cat((torch.zeros(1, dtype=torch.int64), self.encode(prompt)))[None]
+        with torch.no_grad():
+            out = self.module.generate(ids, max_new_tokens, temperature=temperature, seed=seed)  # type: ignore[operator]
+        return self.decode(out[0, ids.shape[1] :])
+
+    def save_assets(self, folder: Path) -> None:
+        for name in PARTS:
+            shutil.copyfile(FOLDER / name, folder / name)

@@ -1,0 +1,187 @@
+"""Causal language models of Hugging Face transformers: by hub id, by folder, or from a GGUF file."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowbit.errors import DataError, MissingPackage, ModelError
+
+FLATTERED = "its weights come from a GGUF file with blocks of 32 on a {} grid: integers of 4 bits in the same blocks look better than on an original"
+
+
+def transformers() -> ModuleType:
+    """The package, imported when first needed.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    try:
+        found = importlib.import_module("transformers")
+    except ModuleNotFoundError as error:
+        raise MissingPackage("Hugging Face models need transformers; pip install 'lowbit[hf]'") from error
+    found.logging.set_verbosity_error()
+    found.logging.disable_progress_bar()
+    return found
+
+
+class HuggingFace:
+    """A causal language model with its tokenizer, chat template and generation settings.
+
+    Attributes:
+        notes: what to know about its figures.
+    """
+
+    kind = "huggingface"
+
+    def __init__(self, name: str, module: Any, tokenizer: Any, notes: tuple[str, ...] = ()):
+        self.name = name
+        self.module: nn.Module = module
+        self.tokenizer = tokenizer
+        self.context = int(getattr(module.config.get_text_config(), "max_position_embeddings", 2048))
+        self.notes = notes
+
+    @classmethod
+    def load(cls, name: str, device: str = "cpu", dtype: torch.dtype | None = None) -> HuggingFace:
+        """A model by hub id, folder or GGUF file, in float32 unless said otherwise.
+
+        Raises:
+            ModelError: there is no such model, or it cannot be read.
+            MissingPackage: transformers (or gguf) is not installed.
+        """
+        hf = transformers()
+        path = Path(name)
+        notes: tuple[str, ...] = ()
+        if path.suffix == ".gguf":
+            notes = _gguf_notes(path)
+            place, options = str(path.parent), {"gguf_file": path.name}
+        elif path.is_dir():
+            if not (path / "config.json").is_file():
+                raise ModelError(f"the folder {name} holds no config.json, so it is no Hugging Face model")
+            place, options = name, {}
+        elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise ModelError(f"there is no model at {name!r}; give a folder, a .gguf file, a hub id or 'builtin'")
+        else:
+            place, options = name, {}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                tokenizer = hf.AutoTokenizer.from_pretrained(place, **options)
+                module = hf.AutoModelForCausalLM.from_pretrained(place, dtype=dtype or torch.float32, **options)
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            first = str(error).strip().partition("\n")[0]
+            raise ModelError(f"the model {name!r} cannot be loaded: {first or type(error).__name__}") from error
+        for config in (module.config, module.config.get_text_config()):
+            if hasattr(config, "quantization_config"):
+                del config.quantization_config
+        module.hf_quantizer = None
+        module.is_quantized = False
+        return cls(name, module.to(device).eval(), tokenizer, notes)
+
+    @classmethod
+    def empty(cls, folder: Path, name: str | None = None) -> HuggingFace:
+        """The model of a folder's configuration without its weights: parameters are on the meta device, buffers are real.
+
+        Raises:
+            ModelError: the configuration or the tokenizer cannot be read.
+        """
+        hf = transformers()
+        try:
+            config = hf.AutoConfig.from_pretrained(folder)
+            tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+            with _parameters_on_meta():
+                module = hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            if (folder / "generation_config.json").is_file():
+                module.generation_config = hf.GenerationConfig.from_pretrained(folder)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(f"the configuration in {folder} cannot be read: {str(error).partition(chr(10))[0]}") from error
+        return cls(name or str(folder), module.eval(), tokenizer)
+
+    def tie(self) -> None:
+        """Tie what the configuration ties, unless one side has been quantized on its own."""
+        if all(isinstance(getattr(m, "weight", None), Tensor) for m in (self._head(), self._table()) if m is not None):
+            self.module.tie_weights()  # type: ignore[operator]
+
+    def _head(self) -> nn.Module | None:
+        return self.module.get_output_embeddings()  # type: ignore[operator, no-any-return]
+
+    def _table(self) -> nn.Module | None:
+        return self.module.get_input_embeddings()  # type: ignore[operator, no-any-return]
+
+    def encode(self, text: str) -> Tensor:
+        return self.tokenizer(text, return_tensors="pt", add_special_tokens=False, verbose=False).input_ids[0]  # type: ignore[no-any-return]
+
+    def decode(self, ids: Tensor) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)  # type: ignore[no-any-return]
+
+    def logits(self, ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.module(input_ids=ids, use_cache=False).logits.float()  # type: ignore[no-any-return]
+
+    def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, chat: bool = False) -> str:
+        if chat:
+            if not getattr(self.tokenizer, "chat_template", None):
+                raise DataError(f"{self.name} has no chat template; leave out --chat")
+            message = [{"role": "user", "content": prompt}]
+            prompt = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).input_ids
+        if ids.numel() == 0:
+            raise DataError("an empty prompt; give at least one character")
+        torch.manual_seed(seed)
+        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            out = self.module.generate(  # type: ignore[operator]
+                ids.to(next(self.module.parameters()).device), max_new_tokens=max_new_tokens, attention_mask=torch.ones_like(ids), **sampling
+            )
+        return self.decode(out[0, ids.shape[1] :])
+
+    def save_assets(self, folder: Path) -> None:
+        self.module.config.save_pretrained(folder)  # type: ignore[union-attr]
+        self.tokenizer.save_pretrained(folder)
+        settings = getattr(self.module, "generation_config", None)
+        if settings is not None:
+            settings.save_pretrained(folder)
+
+
+def _gguf_notes(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        raise ModelError(f"there is no file {str(path)!r}")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelError(f"{str(path)!r} does not start with the letters GGUF, so it is no GGUF file")
+    try:
+        gguf = importlib.import_module("gguf")
+    except ModuleNotFoundError as error:
+        raise MissingPackage("GGUF files need the package gguf; pip install 'lowbit[hf]'") from error
+    try:
+        kinds = {t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
+    except (ValueError, IndexError, OverflowError) as error:
+        raise ModelError(f"{str(path)!r} is truncated or damaged: {error}") from error
+    coarse = sorted(kinds - {"F32", "F16", "BF16"})
+    return (FLATTERED.format("/".join(coarse)),) if coarse else ()
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules made inside get their parameters on the meta device; buffers stay real, since nothing else would fill them."""
+    original = nn.Module.register_parameter
+
+    def register(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and param.device.type != "meta":
+            param = nn.Parameter(param.to("meta"), requires_grad=False)
+        original(self, name, param)
+
+    nn.Module.register_parameter = register  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = original  # type: ignore[method-assign]

@@ -1,0 +1,30 @@
+"""Embedding: rows looked up in a packed table."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lowbit.nn.packed import PackedWeight
+
+
+class Embedding(nn.Module):
+    """An embedding on packed weights.
+
+    Args:
+        weight: (rows, features), packed.
+        padding_index: as in torch; it changes gradients only, so it is kept for the record.
+        scale: what rows are multiplied with after the look-up (Gemma), 1 by default.
+    """
+
+    def __init__(self, weight: PackedWeight, padding_index: int | None = None, scale: float = 1.0):
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = weight.shape
+        self.weight = weight
+        self.padding_idx = padding_index
+        self.scale = scale
+
+    def forward(self, index: Tensor) -> Tensor:
+        """index (*) integers to (*, features) float32."""
+        rows = functional.embedding(index, self.weight.dense())
+        return rows if self.scale == 1.0 else rows * self.scale

@@ -1,0 +1,108 @@
+"""PackedWeight: a weight held as packed bytes, in the place where a module has its parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lowbit.errors import UnsupportedError
+from lowbit.quantizers.grid import QTensor
+from lowbit.quantizers.quantizer import Quantizer
+from lowbit.quantizers.spec import quantizer as parse
+from lowbit.quantizers.spec import text
+from lowbit.quantizers.weight import Indexed, LowRank, Weight, kind, unpack
+
+
+class PackedWeight(nn.Module):
+    """The packed parts of a ``Weight`` as buffers, and what is needed to read them back.
+
+    Args:
+        parts: as ``Weight.packed`` gives them.
+        shape: of the dense weight.
+        kinds, quantizers: of each term, see ``lowbit.quantizers.weight.unpack``.
+    """
+
+    def __init__(self, parts: Mapping[str, Tensor], shape: Sequence[int], kinds: Sequence[str], quantizers: Sequence[Quantizer | None]):
+        super().__init__()
+        self.shape = torch.Size(shape)
+        self.kinds = tuple(kinds)
+        self.quantizers = tuple(quantizers)
+        self.names = {name.replace(".", "_"): name for name in parts}
+        for buffer, name in self.names.items():
+            self.register_buffer(buffer, parts[name])
+        self.kept: Tensor | None = None
+        self.keep_dense = False
+
+    @classmethod
+    def of(cls, weight: Weight) -> PackedWeight:
+        """Pack a weight.
+
+        Raises:
+            UnsupportedError: a term cannot be written: its quantizer is not known, or a factor is itself quantized.
+        """
+        quantizers = weight.quantizers or (None,) * len(weight.terms)
+        for term, quantizer in zip(weight.terms, quantizers, strict=True):
+            inner = [term.left, term.right] if isinstance(term, LowRank) else [term.values] if isinstance(term, Indexed) else []
+            if (isinstance(term, QTensor) and quantizer is None) or any(isinstance(t, QTensor) for t in inner):
+                raise UnsupportedError(f"a {kind(term)} term with quantized parts needs its quantizer to be packed")
+        return cls(weight.packed(), weight.shape, [kind(t) for t in weight.terms], quantizers)
+
+    @classmethod
+    def described(cls, parts: Mapping[str, Tensor], shape: Sequence[int], terms: Sequence[Mapping[str, str]]) -> PackedWeight:
+        """From the description that ``describe`` gave and the parts; checked by unpacking once."""
+        quantizers = [parse(t["spec"]) if "spec" in t else None for t in terms]
+        module = cls(parts, shape, [t["kind"] for t in terms], quantizers)
+        module.unpacked()
+        return module
+
+    def describe(self) -> list[dict[str, str]]:
+        """Kind and spec string of each term, as stored in a checkpoint."""
+        return [
+            {"kind": k, "spec": text(q)} if q is not None else {"kind": k} for k, q in zip(self.kinds, self.quantizers, strict=True)
+        ]
+
+    def parts(self) -> dict[str, Tensor]:
+        """The packed parts under their own (dotted) names."""
+        return {name: self.get_buffer(buffer) for buffer, name in self.names.items()}
+
+    def unpacked(self) -> Weight:
+        """The weight with its codes laid open."""
+        return unpack(self.kinds, self.quantizers, self.parts(), tuple(self.shape))
+
+    def dense(self) -> Tensor:
+        """The float32 weight; kept for the next call when ``keep_dense`` is set."""
+        if self.kept is not None:
+            return self.kept
+        dense = self.unpacked().dequantize()
+        if self.keep_dense:
+            self.kept = dense
+        return dense
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(b.numel() * b.element_size() for b in self.buffers())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that arithmetic with this weight is done in."""
+        return torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.buffers()).device
+
+    def extra_repr(self) -> str:
+        terms = " + ".join(t.get("spec", t["kind"]) for t in self.describe())
+        return f"{tuple(self.shape)}, {terms}, {8 * self.nbytes / max(1, self.shape.numel()):.3f} bits"
+
+
+def keep_dense(model: nn.Module, keep: bool = True) -> None:
+    """Whether packed weights keep their dense float32 copy after first use: faster, at 4 bytes a weight."""
+    for module in model.modules():
+        if isinstance(module, PackedWeight):
+            module.keep_dense = keep
+            if not keep:
+                module.kept = None
