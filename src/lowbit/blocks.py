@@ -39,6 +39,8 @@ class Blocks:
     def __post_init__(self) -> None:
         if isinstance(self.size, tuple):
             size = self.size
+            if not size:
+                raise ShapeError("blocks of no axis; (1,) is one element, None the whole tensor")
             while len(size) > 1 and size[0] == 1:
                 size = size[1:]
             object.__setattr__(self, "size", size)
@@ -84,7 +86,7 @@ class Blocks:
     def split(self, x: Tensor) -> Tensor:
         """The elements block by block: (*counts, elements). Ragged blocks are filled with zeros."""
         full = self.axes(x.shape)
-        if self.size is None:
+        if self.size is None or not full:
             return x.reshape(-1)
         if isinstance(self.size, int):
             x = x.reshape(-1)

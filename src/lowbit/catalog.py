@@ -28,6 +28,7 @@ FAMILIES = {
     "format family": "lowbit.formats",
     "rounding": "lowbit.rounding",
     "scaling": "lowbit.scaling",
+    "statistic": "lowbit.statistics",
     "quantizer": "lowbit.quantizers",
     "solver": "lowbit.solvers",
 }

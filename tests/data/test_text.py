@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lowbit.data.text
 from lowbit.data.text import NAMED, Text, halves, load_text
 from lowbit.errors import DataError
 
@@ -79,6 +80,15 @@ def expect(spec, message):
 
 def test_an_unknown_name_lists_the_known_ones():
     expect("wikitext3", "no text is called 'wikitext3' and there is no such file; known are " + ", ".join(NAMED))
+
+
+def test_a_name_that_no_file_can_have():
+    expect("x" * 5000, "cannot be read: ")
+
+
+def test_an_installation_without_the_builtin_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(lowbit.data.text, "files", lambda package: tmp_path / package)
+    expect("builtin", f"text 'builtin' is not at {tmp_path / 'lowbit' / 'builtin' / 'heldout.txt'}; this installation")
 
 
 @pytest.mark.parametrize("spec", ["wikitext2", "wikitext2:first", "wikitext2:second"])

@@ -6,6 +6,7 @@
     model-00001.safetensors    shards, each written whole or not at all
     config.json tokenizer*     what the model's own loader needs
 
+``lowbit.json`` carries a checksum of itself, and digests of those of the other files that decide numbers (``FIXED``).
 A packed part is stored under ``<layer>.weight.<part>`` (``model.layers.0.mlp.up_proj.weight.scale.codes``), every
 other tensor under its own name. Plain float32 tensors that 16 bits hold exactly are stored in 16 bits; ``dtype`` in
 the table is what they are read back as. Tied tensors are stored once and named in ``tied``. ``digest`` is BLAKE2b-128
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from lowbit.errors import CheckpointError
 
 LAYOUT = 1
 MANIFEST = "lowbit.json"
+FIXED = ("config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 DTYPES = {
     str(d).removeprefix("torch."): d
     for d in (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
@@ -43,6 +46,11 @@ class StoredTensor:
     dtype: str
     digest: str
 
+    @property
+    def nbytes(self) -> int:
+        """As stored."""
+        return math.prod(self.shape) * DTYPES[self.stored].itemsize
+
 
 @dataclass
 class Manifest:
@@ -55,6 +63,7 @@ class Manifest:
         layers: packed layers: module class, shape, terms, activations spec.
         tensors: every stored tensor.
         tied: name -> name of the tensor that holds its values.
+        files: digests of the files of ``FIXED`` that were written.
         versions: lowbit, torch, python.
     """
 
@@ -64,18 +73,24 @@ class Manifest:
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
     tied: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     measured: dict[str, Any] = field(default_factory=dict)
 
     def text(self) -> str:
         """The JSON text."""
-        return json.dumps({"layout": LAYOUT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        content = {"layout": LAYOUT, **json.loads(json.dumps(asdict(self)))}
+        return json.dumps({**content, "checksum": checksum(content)}, indent=1, ensure_ascii=False) + "\n"
 
     @property
     def nbytes(self) -> int:
         """Bytes of all stored tensors."""
-        return sum(torch.Size(t.shape).numel() * DTYPES[t.stored].itemsize for t in self.tensors.values())
+        return sum(t.nbytes for t in self.tensors.values())
+
+    def layer_nbytes(self, layer: str) -> int:
+        """Bytes of a packed layer's weight."""
+        return sum(t.nbytes for name, t in self.tensors.items() if name.startswith(f"{layer}.weight."))
 
     @property
     def digest(self) -> str:
@@ -99,21 +114,60 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{str(folder)!r} holds no {MANIFEST}: it is no lowbit checkpoint, or its writing was cut off")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        layout = content.pop("layout")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{str(path)!r} is damaged: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{str(path)!r} is damaged, it cannot be read as JSON: {error}; copy it again") from error
+    if not isinstance(content, dict) or "layout" not in content:
+        raise CheckpointError(f"{str(path)!r} is not of lowbit: it names no layout")
+    layout = content.pop("layout")
     if layout != LAYOUT:
         raise CheckpointError(f"{str(path)!r} has layout {layout!r}; this version of lowbit reads layout {LAYOUT}: write it again from the original")
+    if content.pop("checksum", None) != checksum({"layout": layout, **content}):
+        raise CheckpointError(f"{str(path)!r} has been changed: its checksum is not that of its content; copy it again")
     try:
         tensors = {n: StoredTensor(**{**t, "shape": tuple(map(int, t["shape"]))}) for n, t in content.pop("tensors").items()}
         manifest = Manifest(**content, tensors=tensors)
-        for name, t in tensors.items():
-            bad_file = Path(t.file).name != t.file or not t.file.endswith(".safetensors")
-            if bad_file or t.stored not in DTYPES or t.dtype not in DTYPES or any(n < 0 for n in t.shape):
-                raise CheckpointError(f"{str(path)!r}: the entry of {name!r} names the file {t.file!r} and {t.stored!r}, which cannot be")
+        _check(manifest)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{str(path)!r} is damaged: {error}") from error
+        raise CheckpointError(f"{str(path)!r} is damaged or foreign: {type(error).__name__} {error}") from error
     return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Raises ValueError where an entry cannot be what it should be; everything that is read later relies on this."""
+    for name, t in manifest.tensors.items():
+        if Path(t.file).name != t.file or not t.file.endswith(".safetensors"):
+            raise ValueError(f"the tensor {name!r} lies in {t.file!r}, which is no safetensors file of this folder")
+        if t.stored not in DTYPES or t.dtype not in DTYPES:
+            raise ValueError(f"the tensor {name!r} has the dtype {t.stored!r}, read as {t.dtype!r}; known are {', '.join(DTYPES)}")
+        if any(n < 0 for n in t.shape):
+            raise ValueError(f"the tensor {name!r} has the shape {t.shape}")
+    for name, facts in manifest.layers.items():
+        terms = facts["terms"]
+        words = [facts["module"], *(word for term in terms for word in (term["kind"], term.get("spec", "")))]
+        if not terms or not all(isinstance(w, str) for w in words) or not all(isinstance(n, int) and n >= 0 for n in facts["shape"]):
+            raise ValueError(f"the layer {name!r} is described by {facts}")
+    for each in (manifest.recipe, manifest.tied, manifest.files, manifest.versions, manifest.measured):
+        if not isinstance(each, dict):
+            raise TypeError(f"{each!r} is no table")
+    if not all(isinstance(n, str) for n in (*manifest.notes, *manifest.tied.values(), manifest.kind, manifest.source)):
+        raise TypeError("a name or note is no text")
+    if not set(manifest.files) <= set(FIXED):
+        raise ValueError(f"digests of {sorted(manifest.files)}, where {', '.join(FIXED)} can have one")
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard; shards count from 1. Hugging Face's names hold the number of shards too."""
+    return f"model-{number:05}.safetensors"
+
+
+def checksum(content: dict[str, Any]) -> str:
+    """BLAKE2b-128 of the content of a manifest, whatever the order of its keys."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """BLAKE2b-128 of each file of ``FIXED`` that the folder holds."""
+    return {name: hashlib.blake2b((folder / name).read_bytes(), digest_size=16).hexdigest() for name in FIXED if (folder / name).is_file()}
 
 
 def digest(tensor: Tensor) -> str:

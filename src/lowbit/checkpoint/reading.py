@@ -10,13 +10,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lowbit.checkpoint.layout import DTYPES, Manifest, digest, read_manifest
-from lowbit.errors import CheckpointError, LowbitError
+from lowbit.checkpoint.layout import DTYPES, MANIFEST, Manifest, digest, file_digests, read_manifest, shard_name
+from lowbit.errors import CheckpointError, LowbitError, ModelError
 from lowbit.models.builtin import Builtin
 from lowbit.models.huggingface import HuggingFace
-from lowbit.models.opening import open_original
+from lowbit.models.opening import check_device, open_original
 from lowbit.nn.packed import PackedWeight, keep_dense
-from lowbit.nn.replace import packed_module, put
+from lowbit.nn.replace import KINDS, packed_module, put
 from lowbit.quantizers.spec import quantizer as parse
 
 Model = Builtin | HuggingFace
@@ -47,7 +47,7 @@ class Tensors:
         path = self.folder / entry.file
         try:
             if entry.file not in self._open:
-                self._open[entry.file] = safe_open(path, "pt")
+                self._open[entry.file] = self._opened(path)
             tensor = self._open[entry.file].get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{str(path)!r} is missing, truncated or damaged ({error}); copy it again") from error
@@ -56,6 +56,13 @@ class Tensors:
         if self.verify and digest(tensor) != entry.digest:
             raise CheckpointError(f"{name!r} in {entry.file} has been changed: its digest is not that of the manifest; copy the file again")
         return tensor.to(DTYPES[entry.dtype])  # type: ignore[no-any-return]
+
+    def _opened(self, path: Path) -> Any:
+        file = safe_open(path, "pt")
+        odd = set(file.keys()) ^ {n for n, t in self.manifest.tensors.items() if t.file == path.name}
+        if odd:
+            raise CheckpointError(f"{str(path)!r} and the manifest name different tensors, for instance {min(odd)!r}; copy the folder again")
+        return file
 
     def starting(self, prefix: str) -> dict[str, Tensor]:
         """All tensors under a prefix, without it."""
@@ -71,73 +78,104 @@ def load(folder: str | Path, device: str = "cpu", *, verify: bool = True, keep: 
 
     Raises:
         CheckpointError: the folder is no checkpoint, is truncated, tampered with, or of another layout.
+        ModelError: there is no such device.
     """
+    check_device(device)
     place = Path(folder)
     manifest = read_manifest(place)
     if manifest.kind not in ("builtin", "huggingface"):
         raise CheckpointError(f"the checkpoint is of a model kind {manifest.kind!r}, which this version cannot build")
-    model: Model = Builtin.empty(place) if manifest.kind == "builtin" else HuggingFace.empty(place, str(folder))
+    if verify:
+        check_files(place, manifest)
+    try:
+        model: Model = Builtin.empty(place) if manifest.kind == "builtin" else HuggingFace.empty(place, str(folder))
+    except ModelError as error:
+        raise CheckpointError(f"the model of the checkpoint {str(folder)!r} cannot be built: {error}") from error
     model.name = str(folder)
     model.notes = tuple(manifest.notes)
     tensors = Tensors(place, manifest, verify)
     modules = dict(model.module.named_modules())
     for name, facts in manifest.layers.items():
-        if name not in modules:
+        if not isinstance(modules.get(name), KINDS):
             raise CheckpointError(f"the checkpoint packs a layer {name!r} that the model does not have")
         put(model.module, name, _layer(name, facts, modules[name], tensors))
     _fill(model.module, tensors, manifest)
     model.tie()
-    empty = [n for n, p in model.module.named_parameters() if p.device.type == "meta"]
-    if empty:
-        raise CheckpointError(f"the checkpoint lacks {len(empty)} tensors, the first is {empty[0]!r}")
     keep_dense(model.module, keep)
     model.module.to(device)
     return model
 
 
-def _layer(name: str, facts: Mapping[str, Any], layer: nn.Module, tensors: Tensors) -> nn.Module:
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Compare the files that decide numbers with their digests.
+
+    Raises:
+        CheckpointError: one is missing, has been changed, or was not there.
+    """
     try:
-        shape = torch.Size(int(n) for n in facts["shape"])
-        activations = None if facts.get("activations") is None else parse(facts["activations"])
-        weight = PackedWeight.described(tensors.starting(f"{name}.weight."), shape, facts["terms"])
-    except CheckpointError as error:
-        raise CheckpointError(f"layer {name}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, LowbitError) as error:
-        raise CheckpointError(f"layer {name}: its description in the manifest cannot be read: {str(error).partition(chr(10))[0]}") from error
-    own = layer.weight
+        found = file_digests(folder)
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint {str(folder)!r} cannot be read: {error}") from error
+    for name in sorted(found.keys() | manifest.files.keys()):
+        if found.get(name) != manifest.files.get(name):
+            state = "missing" if name not in found else "not of this checkpoint" if name not in manifest.files else "changed"
+            raise CheckpointError(f"{str(folder / name)!r} is {state}: its digest is not that of the manifest; copy it again")
+
+
+def _layer(name: str, facts: Mapping[str, Any], layer: nn.Module, tensors: Tensors) -> nn.Module:
+    shape, own = torch.Size(facts["shape"]), layer.weight
     if isinstance(own, Tensor) and own.flatten(1).shape != shape:
         raise CheckpointError(f"layer {name}: packed as {tuple(shape)}, the model has {tuple(own.flatten(1).shape)}")
-    return packed_module(layer, weight, activations)
+    try:
+        activations = None if facts.get("activations") is None else parse(facts["activations"])
+        weight = PackedWeight.described(tensors.starting(f"{name}.weight."), shape, facts["terms"])
+        dtype = DTYPES[facts["dtype"]] if "dtype" in facts else None
+    except CheckpointError as error:
+        raise CheckpointError(f"layer {name}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, LowbitError) as error:
+        raise CheckpointError(f"layer {name}: its description in the manifest cannot be read: {str(error).partition(chr(10))[0]}") from error
+    packed = packed_module(layer, weight, activations, dtype)
+    if type(packed).__name__ != facts["module"]:
+        raise CheckpointError(f"layer {name}: packed as a {facts['module']}, the model has a {type(layer).__name__} there")
+    return packed
 
 
 def _fill(module: nn.Module, tensors: Tensors, manifest: Manifest) -> None:
-    packed = tuple(f"{name}.weight." for name in manifest.layers)
-    for name in [*manifest.tensors, *manifest.tied]:
-        if name.startswith(packed):
-            continue
+    packed = tuple(f"{name}." for name, m in module.named_modules(remove_duplicate=False) if isinstance(m, PackedWeight))
+    names = [n for n in [*manifest.tensors, *manifest.tied] if not n.startswith(packed)]
+    known = set(names)
+    lacking = [n for n in module.state_dict() if not n.startswith(packed) and n not in known]
+    if lacking:
+        raise CheckpointError(f"the checkpoint lacks {len(lacking)} tensors, the first is {lacking[0]!r}")
+    filled: dict[str, nn.Parameter | Tensor] = {}
+    for name in names:
         owner, _, leaf = name.rpartition(".")
         try:
             parent = module.get_submodule(owner)
         except AttributeError:
             raise CheckpointError(f"the checkpoint has a tensor {name!r} that the model does not have") from None
-        value = tensors[manifest.tied.get(name, name)]
+        source = manifest.tied.get(name, name)
+        value = filled[source] if source in filled else tensors[source]
         current = getattr(parent, leaf, None)
         if not isinstance(current, Tensor) or current.shape != value.shape:
             have = tuple(current.shape) if isinstance(current, Tensor) else "nothing"
             raise CheckpointError(f"{name!r} is {tuple(value.shape)}, the model expects {have}")
-        if leaf in parent._parameters:
-            setattr(parent, leaf, nn.Parameter(value, requires_grad=False))
-        else:
-            setattr(parent, leaf, value)
+        if leaf in parent._parameters and not isinstance(value, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=False)
+        setattr(parent, leaf, value)
+        filled[source] = value
 
 
 def open_model(name: str, device: str = "cpu", dtype: str | None = None) -> Model:
-    """A lowbit checkpoint folder, or whatever ``lowbit.models.opening`` knows.
+    """A lowbit checkpoint folder, or whatever ``lowbit.models.opening`` knows; ``builtin`` is never a folder.
 
     Raises:
-        ModelError, CheckpointError: there is no such model, or it cannot be read.
+        ModelError, CheckpointError: there is no such model, or it cannot be read; a checkpoint is asked for in a dtype.
     """
     place = Path(name)
-    if place.is_dir() and ((place / "lowbit.json").is_file() or not (place / "config.json").is_file()):
-        return load(place, device)
-    return open_original(name, device, dtype)
+    ours = any((place / file).is_file() for file in (MANIFEST, shard_name(1)))
+    if name == "builtin" or not place.is_dir() or ((place / "config.json").is_file() and not ours):
+        return open_original(name, device, dtype)
+    if dtype is not None:
+        raise ModelError(f"{name!r} is a checkpoint, which keeps the dtypes it was written with; leave out the dtype")
+    return load(place, device)

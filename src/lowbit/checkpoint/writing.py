@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lowbit.checkpoint.layout import MANIFEST, Manifest, StoredTensor, digest, narrowed
+from lowbit.checkpoint.layout import MANIFEST, Manifest, StoredTensor, digest, file_digests, narrowed, shard_name
 from lowbit.errors import OutputError
 from lowbit.nn.packed import PackedWeight
 
@@ -26,14 +27,47 @@ def claim_folder(folder: Path, *, resume: bool = False) -> None:
     Raises:
         OutputError: the folder is not empty, or cannot be made.
     """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{str(folder)!r} is a file; name a folder for the checkpoint")
-    if folder.is_dir() and any(folder.iterdir()) and not resume:
-        raise OutputError(f"the output folder {str(folder)!r} is not empty; name another, or empty it")
     try:
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{str(folder)!r} is a file; name a folder for the checkpoint")
+        if folder.is_dir() and any(folder.iterdir()) and not resume:
+            raise OutputError(f"the output folder {str(folder)!r} is not empty; name another, or empty it")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"the output folder {str(folder)!r} cannot be made: {error.strerror}") from error
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Claim a folder for the block; when the block fails, what it wrote is removed, and so are the folders made here.
+
+    Raises:
+        OutputError: as ``claim_folder``.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    claim_folder(folder)
+    try:
+        yield
+    except BaseException:
+        for file in folder.iterdir():
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+        for place in made:
+            place.rmdir()
+        raise
+
+
+def check_file(path: Path) -> None:
+    """Make sure before long work that a file can be written there.
+
+    Raises:
+        OutputError: it is a folder, or lies in none.
+    """
+    if path.is_dir():
+        raise OutputError(f"{str(path)!r} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise OutputError(f"{str(path)!r} cannot be written: there is no folder {str(path.parent)!r}")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{str(path)!r} cannot be written: the folder {str(path.parent)!r} refuses")
 
 
 @contextmanager
@@ -48,6 +82,9 @@ def whole(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except OSError as error:
         room = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
@@ -99,12 +136,16 @@ class Writer:
         if self._waiting_bytes >= self.shard_bytes:
             self.flush()
 
+    def start_at(self, shards: int) -> None:
+        """Number the shards that follow from ``shards`` + 1 on."""
+        self._shards = shards
+
     def flush(self) -> None:
         """Write what waits as one shard."""
         if not self._waiting:
             return
         self._shards += 1
-        file = f"model-{self._shards:05}.safetensors"
+        file = shard_name(self._shards)
         write_shard(self.folder / file, self._waiting)
         for name, tensor in self._waiting.items():
             stored = str(tensor.dtype).removeprefix("torch.")
@@ -114,6 +155,7 @@ class Writer:
     def finish(self) -> Manifest:
         """Write the last shard and the manifest."""
         self.flush()
+        self.manifest.files = file_digests(self.folder)
         self.manifest.versions = versions()
         with whole(self.folder / MANIFEST) as path:
             path.write_text(self.manifest.text(), encoding="utf-8")

@@ -49,25 +49,34 @@ def load_text(spec: str) -> Text:
 
 
 def _file(spec: str) -> str:
-    path = Path(spec)
-    if not path.exists():
-        raise DataError(f"no text is called {spec!r} and there is no such file; known are {', '.join(NAMED)} and paths of UTF-8 files")
-    return _read(path, spec)
+    try:
+        return _read(Path(spec), spec)
+    except FileNotFoundError as error:
+        known = ", ".join(NAMED)
+        raise DataError(f"no text is called {spec!r} and there is no such file; known are {known} and paths of UTF-8 files") from error
 
 
 def _read(path: Path | Traversable, spec: str) -> str:
     try:
         data = path.read_bytes()
+    except FileNotFoundError:
+        raise  # the caller knows what should have been there
     except OSError as error:
         raise DataError(f"text {spec!r} cannot be read: {path}: {error.strerror}") from error
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"text {spec!r} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}; convert the file to UTF-8") from error
+        raise DataError(
+            f"text {spec!r} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}; convert the file to UTF-8"
+        ) from error
 
 
 def _builtin() -> str:
-    return _read(files("lowbit") / "builtin" / "heldout.txt", "builtin")
+    path = files("lowbit") / "builtin" / "heldout.txt"
+    try:
+        return _read(path, "builtin")
+    except FileNotFoundError as error:
+        raise DataError(f"text 'builtin' is not at {path}; this installation of lowbit is not complete, install it again") from error
 
 
 def _wikitext2() -> str:
@@ -75,9 +84,10 @@ def _wikitext2() -> str:
     if not root:
         raise DataError("text 'wikitext2' needs LOWBIT_DATA=FOLDER in the environment, where FOLDER/wikitext-2/valid.txt is the text")
     path = Path(root) / "wikitext-2" / "valid.txt"
-    if not path.is_file():
-        raise DataError(f"text 'wikitext2' is not at {path}; set LOWBIT_DATA to the folder that holds wikitext-2/valid.txt")
-    return _read(path, "wikitext2")
+    try:
+        return _read(path, "wikitext2")
+    except FileNotFoundError as error:
+        raise DataError(f"text 'wikitext2' is not at {path}; set LOWBIT_DATA to the folder that holds wikitext-2/valid.txt") from error
 
 
 def _wikitext2_first() -> str:

@@ -48,7 +48,7 @@ class Format(Protocol):
 
     @property
     def min_positive(self) -> float:
-        """The smallest positive number."""
+        """The smallest positive number; infinity where there is none (int1 holds -1 and 0)."""
 
     @property
     def top(self) -> float:

@@ -32,8 +32,8 @@ OCP_MX = Source(
     2023,
     "OCP MX v1.0",
     parts="5.3 element formats, 5.4 scale format",
-    departs="e8m0: ties go up (as in ml_dtypes and torch); what is below 2**-127, zero and negative numbers included, becomes "
-    "the smallest scale; a NaN has one code.",
+    departs="e8m0: ties go up, as in ml_dtypes and torch; zero and negative numbers, and all that is below 2**-127, become the "
+    "smallest scale (overflow=special: zero and negative numbers become NaN); a NaN has one code.",
 )
 IEEE754 = Source("IEEE Standard for Floating-Point Arithmetic", "IEEE", 2019, "IEEE 754-2019", parts="3.4", records=("bf16-training",))
 ML_DTYPES = Source(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
@@ -21,28 +22,25 @@ from lowbit.rounding.rounding import Gap, Rounding
 CHUNK = 1 << 22
 
 
-def smallest_above(point: Fraction, inclusive: bool, dtype: torch.dtype) -> float:
-    """The smallest number of ``dtype`` (float32 or float64) that is > point, or >= point when inclusive."""
+def smallest_above(points: Sequence[tuple[Fraction, bool]], dtype: torch.dtype) -> list[float]:
+    """For each (point, inclusive) the smallest number of ``dtype`` that is > point, or >= point when inclusive.
+
+    Exact: a point is rounded to float64, where it is compared with the nearest number of ``dtype``; how float64 itself
+    differs from the point is looked at as a rational number.
+    """
     kind = np.float32 if dtype == torch.float32 else np.float64
-    largest = kind(np.finfo(kind).max)
-    if point > Fraction(float(largest)):
-        return math.inf
-    guess = kind(float(max(point, Fraction(float(-largest)))))
-    below = kind(-math.inf)
-    above = kind(math.inf)
-
-    def reached(value: np.floating) -> bool:
-        if math.isinf(value):
-            return bool(value > 0)
-        exact = Fraction(float(value))
-        return exact > point or (inclusive and exact == point)
-
+    rounded = [float(point) for point, _ in points]
+    # whether the float64 is itself large enough, where it is a number of dtype
+    enough = [
+        (inclusive if f.as_integer_ratio() == point.as_integer_ratio() else Fraction(f) > point)
+        for f, (point, inclusive) in zip(rounded, points, strict=True)
+    ]
     with np.errstate(over="ignore"):
-        while not reached(guess):
-            guess = np.nextafter(guess, above)
-        while reached(np.nextafter(guess, below)) and np.nextafter(guess, below) != below:
-            guess = np.nextafter(guess, below)
-    return float(guess)
+        exact = np.array(rounded, dtype=np.float64)
+        near = exact.astype(kind)
+        reached = (near > exact) | ((near == exact) & np.array(enough, dtype=bool))
+        found = np.where(reached, near, np.nextafter(near, kind(np.inf)))
+    return [float(v) for v in found]
 
 
 @dataclass(frozen=True)
@@ -66,19 +64,17 @@ class Line:
     def of(cls, values: tuple[float, ...], odd: tuple[bool, ...], reserved: frozenset[int]) -> Line:
         finite: dict[float, int] = {}
         nans: dict[bool, list[int]] = {False: [], True: []}
-        negative_zero = positive_inf = negative_inf = None
+        others: dict[str, int] = {}
         for code, value in enumerate(values):
             if code in reserved:
                 continue
-            negative = math.copysign(1.0, value) < 0
             if math.isnan(value):
-                nans[negative].append(code)
-            elif math.isinf(value):
-                positive_inf, negative_inf = (positive_inf, code) if negative else (code, negative_inf)
-            elif value == 0 and negative:
-                negative_zero = code
+                nans[math.copysign(1.0, value) < 0].append(code)
+            elif math.isinf(value) or str(value) == "-0.0":
+                others.setdefault(str(value), code)
             else:
                 finite.setdefault(value, code)
+        negative_zero, positive_inf, negative_inf = (others.get(key) for key in ("-0.0", "inf", "-inf"))
         if negative_zero is not None:
             finite.setdefault(0.0, negative_zero)
         ordered = sorted(finite)
@@ -89,17 +85,19 @@ class Line:
             tuple(ordered), codes, tuple(odd[c] for c in codes), finite[zero], negative_zero, nan, negative_nan, positive_inf, negative_inf
         )
 
-    def extended(self) -> tuple[list[float], list[int], list[bool]]:
-        """Values, codes and parities with the overflow codes at the ends, where the format has Inf or NaN.
+    def ends(self, overflow: Overflow) -> tuple[list[float], list[int], list[bool]]:
+        """Values, codes and parities; when overflow is special with its codes at the ends, where the format has Inf or NaN.
 
-        The number that would follow the end continues the spacing there and has the opposite parity.
+        The number that would follow the end continues the spacing there, or the doubling where the last three numbers
+        double (formats without mantissa), and has the opposite parity.
         """
         values, codes, odd = list(self.values), list(self.codes), list(self.odd)
         high = self.positive_inf if self.positive_inf is not None else self.nan
         low = self.negative_inf if self.negative_inf is not None else self.negative_nan
-        if len(values) > 1 and high is not None and low is not None:
-            values = [2 * values[0] - values[1], *values, 2 * values[-1] - values[-2]]
-            codes, odd = [low, *codes, high], [not odd[0], *odd, not odd[-1]]
+        if overflow == "special" and low is not None:
+            values, codes, odd = [_next(self.values[2::-1]), *values], [low, *codes], [not odd[0], *odd]
+        if overflow == "special" and high is not None:
+            values, codes, odd = [*values, _next(self.values[-3:])], [*codes, high], [*odd, not odd[-1]]
         return values, codes, odd
 
 
@@ -189,7 +187,7 @@ class TableFormat:
 
     @cached_property
     def min_positive(self) -> float:
-        return min(v for line in self.lines for v in line.values if v > 0)
+        return min((v for line in self.lines for v in line.values if v > 0), default=math.inf)
 
     @property
     def top(self) -> float:
@@ -264,8 +262,7 @@ class TableFormat:
 
     def _encode_flat(self, y: Tensor, rounding: Rounding, noise: Tensor | None, overflow: Overflow, table: int) -> Tensor:
         line = self.lines[table]
-        values, codes, odd = _ends(line, overflow)
-        codes_at = torch.tensor(codes, dtype=torch.uint8 if self.bits <= 8 else torch.int32, device=y.device)
+        codes_at, values, odd = _ends(self, overflow, table, y.device)
         if rounding.cut is not None:
             cuts = self.cutpoints(rounding, y.dtype, overflow, table).to(y.device)
             rank = torch.bucketize(y, cuts, right=True, out_int32=True)
@@ -273,10 +270,9 @@ class TableFormat:
             below = self.cutpoints(down, y.dtype, overflow, table).to(y.device)
             rank = torch.bucketize(y, below, right=True, out_int32=True).clamp_(max=len(values) - 2)
             # the number after the end of bfloat16 is not one of float32
-            kind = torch.float64 if max(values[-1], -values[0]) > torch.finfo(torch.float32).max else y.dtype
-            numbers = torch.tensor(values, dtype=kind, device=y.device)
+            numbers = values if float(values.abs().max()) > torch.finfo(torch.float32).max else values.to(y.dtype)
             low, high = numbers[rank], numbers[rank + 1]
-            gap = Gap(y.to(kind).clamp(low, high), low, high, torch.tensor(odd, device=y.device)[rank])
+            gap = Gap(y.to(numbers.dtype).clamp(low, high), low, high, odd[rank])
             rises = rounding(gap, noise) & (y > low)
             rank = rank + (rises | (y >= high)).int()
         result = codes_at.index_select(0, rank)
@@ -310,6 +306,11 @@ class TableFormat:
         return self.name
 
 
+def _next(end: Sequence[float]) -> float:
+    doubling = len(end) == 3 and end[2] == 2 * end[1] == 4 * end[0]
+    return 2 * end[-1] if doubling else 2 * end[-1] - end[-2]
+
+
 def _float32(name: str, values: tuple[float, ...]) -> tuple[float, ...]:
     with np.errstate(over="ignore"):
         rounded = tuple(np.array(values, dtype=np.float64).astype(np.float32).astype(np.float64).tolist())
@@ -325,10 +326,16 @@ def _numbers(fmt: TableFormat, device: torch.device) -> Tensor:
     return torch.tensor(flat, dtype=torch.float64).float().to(device)
 
 
-def _ends(line: Line, overflow: Overflow) -> tuple[list[float], list[int], list[bool]]:
-    if overflow == "special":
-        return line.extended()
-    return list(line.values), list(line.codes), list(line.odd)
+@lru_cache(maxsize=256)
+def _ends(fmt: TableFormat, overflow: Overflow, table: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes, values (float64) and parities in ascending order, with what lies beyond the ends when overflow is special."""
+    values, codes, odd = fmt.lines[table].ends(overflow)
+    kind = torch.uint8 if fmt.bits <= 8 else torch.int32
+    return (
+        torch.tensor(codes, dtype=kind, device=device),
+        torch.tensor(values, dtype=torch.float64, device=device),
+        torch.tensor(odd, device=device),
+    )
 
 
 @lru_cache(maxsize=512)
@@ -336,22 +343,28 @@ def _cuts(fmt: TableFormat, rounding: Rounding, dtype: torch.dtype, overflow: Ov
     if rounding.cut is None:
         raise UnsupportedError(f"rounding {rounding.name} depends on more than the number, so it has no cut points")
     line = fmt.lines[table]
-    values, _, odd = _ends(line, overflow)
+    values, _, odd = line.ends(overflow)
     exact = [Fraction(v) for v in values]
-    points = []
-    for i, parity in enumerate(odd[:-1]):
-        point, inclusive = rounding.cut(exact[i], exact[i + 1], parity)
-        points.append(smallest_above(point, inclusive, dtype))
-    if overflow == "special" and len(values) > len(line.values):
-        points = _guard_ends(points, values, line, rounding, dtype)
+    cuts = [rounding.cut(exact[i], exact[i + 1], parity) for i, parity in enumerate(odd[:-1])]
+    points = smallest_above(cuts, dtype)
+    if values[0] < line.values[0]:
+        points[0] = _lower_end(points[0], cuts[0][0] == exact[0], line.values[0], dtype)
+    if values[-1] > line.values[-1]:
+        points[-1] = _upper_end(points[-1], cuts[-1][0] == exact[-1], line.values[-1])
     return (torch.tensor(points, dtype=dtype),)
 
 
-def _guard_ends(points: list[float], values: list[float], line: Line, rounding: Rounding, dtype: torch.dtype) -> list[float]:
-    """Directed roundings toward zero never overflow (IEEE 754, 7.4), but an infinite input always does."""
-    infinite = smallest_above(Fraction(torch.finfo(dtype).max), False, dtype)
-    if points[-1] >= values[-1]:
-        points[-1] = infinite
-    if points[0] <= smallest_above(Fraction(values[0]), False, dtype):
-        points[0] = -float(torch.finfo(dtype).max)
-    return points
+def _upper_end(point: float, inward: bool, end: float) -> float:
+    """The cut point between the largest number and what lies beyond it.
+
+    Roundings that stay at the end never overflow (IEEE 754, 7.4), but an infinite input always does. In a format of
+    numbers of one sign without zero every number of that sign is kept, the smallest ones too; zero overflows.
+    """
+    return 0.0 if end < 0 else math.inf if inward else point
+
+
+def _lower_end(point: float, inward: bool, end: float, dtype: torch.dtype) -> float:
+    """The same at the other end."""
+    if end > 0:
+        return smallest_above([(Fraction(0), False)], dtype)[0]
+    return -float(torch.finfo(dtype).max) if inward else point

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lowbit.errors import DataError, ModelError
 from lowbit.models.llama import Llama, LlamaConfig
+from lowbit.models.model import device_of
 
 FOLDER = Path(str(files("lowbit"))) / "builtin"
 PARTS = ("config.json",)
@@ -26,6 +27,7 @@ class Builtin:
     """
 
     kind = "builtin"
+    usual_text = "builtin"
     notes: tuple[str, ...] = ()
 
     def __init__(self, module: nn.Module, context: int, name: str = "builtin"):
@@ -55,8 +57,15 @@ class Builtin:
 
     @classmethod
     def empty(cls, folder: Path) -> Builtin:
-        """The model of a config.json without its weights."""
-        config = LlamaConfig.from_dict(json.loads((folder / "config.json").read_text()))
+        """The model of a config.json without its weights.
+
+        Raises:
+            ModelError: the configuration is missing or damaged.
+        """
+        try:
+            config = LlamaConfig.from_dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ModelError(f"{str(folder / 'config.json')!r} cannot be read: {error}") from error
         with torch.device("meta"):
             module = Llama(config)
         return cls(module.eval(), config.max_position_embeddings)
@@ -76,12 +85,13 @@ class Builtin:
 
     def logits(self, ids: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.module(ids).float()  # type: ignore[no-any-return]
+            return self.module(ids.to(device_of(self.module))).float()  # type: ignore[no-any-return]
 
     def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, chat: bool = False) -> str:
         if chat:
             raise DataError("the built-in model has no chat template; give it the start of a Python file")
         ids = torch.cat((torch.zeros(1, dtype=torch.int64), self.encode(prompt)))[None]
+        ids = ids.to(device_of(self.module))
         with torch.no_grad():
             out = self.module.generate(ids, max_new_tokens, temperature=temperature, seed=seed)  # type: ignore[operator]
         return self.decode(out[0, ids.shape[1] :])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import errno
 import importlib
+import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.errors import DataError, MissingPackage, ModelError
+from lowbit.models.model import device_of
 
 FLATTERED = "its weights come from a GGUF file with blocks of 32 on a {} grid: integers of 4 bits in the same blocks look better than on an original"
 
@@ -41,6 +45,7 @@ class HuggingFace:
     """
 
     kind = "huggingface"
+    usual_text = "pydoc"
 
     def __init__(self, name: str, module: Any, tokenizer: Any, notes: tuple[str, ...] = ()):
         self.name = name
@@ -60,6 +65,7 @@ class HuggingFace:
         hf = transformers()
         path = Path(name)
         notes: tuple[str, ...] = ()
+        options: dict[str, Any]
         if path.suffix == ".gguf":
             notes = _gguf_notes(path)
             place, options = str(path.parent), {"gguf_file": path.name}
@@ -70,15 +76,14 @@ class HuggingFace:
         elif path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise ModelError(f"there is no model at {name!r}; give a folder, a .gguf file, a hub id or 'builtin'")
         else:
-            place, options = name, {}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                tokenizer = hf.AutoTokenizer.from_pretrained(place, **options)
-                module = hf.AutoModelForCausalLM.from_pretrained(place, dtype=dtype or torch.float32, **options)
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise ModelError(f"the model {name!r} cannot be loaded: {first or type(error).__name__}") from error
+            place, options = name, {"local_files_only": _only_cached(name)}
+        with _loading(f"the tokenizer of the model {name!r}"):
+            tokenizer = hf.AutoTokenizer.from_pretrained(place, **options)
+        with _loading(f"the model {name!r}"), redirect_stderr(io.StringIO()) if "gguf_file" in options else nullcontext():  # its own bar
+            module, found = hf.AutoModelForCausalLM.from_pretrained(
+                place, dtype=dtype or torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+        notes += _check_found(name, found)
         for config in (module.config, module.config.get_text_config()):
             if hasattr(config, "quantization_config"):
                 del config.quantization_config
@@ -94,15 +99,14 @@ class HuggingFace:
             ModelError: the configuration or the tokenizer cannot be read.
         """
         hf = transformers()
-        try:
+        with _loading(f"the configuration in {str(folder)!r}"):
             config = hf.AutoConfig.from_pretrained(folder)
-            tokenizer = hf.AutoTokenizer.from_pretrained(folder)
             with _parameters_on_meta():
                 module = hf.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             if (folder / "generation_config.json").is_file():
                 module.generation_config = hf.GenerationConfig.from_pretrained(folder)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(f"the configuration in {folder} cannot be read: {str(error).partition(chr(10))[0]}") from error
+        with _loading(f"the tokenizer in {str(folder)!r}"):
+            tokenizer = hf.AutoTokenizer.from_pretrained(folder)
         return cls(name or str(folder), module.eval(), tokenizer)
 
     def tie(self) -> None:
@@ -124,7 +128,7 @@ class HuggingFace:
 
     def logits(self, ids: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.module(input_ids=ids, use_cache=False).logits.float()  # type: ignore[no-any-return]
+            return self.module(input_ids=ids.to(device_of(self.module)), use_cache=False).logits.float()  # type: ignore[no-any-return]
 
     def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, chat: bool = False) -> str:
         if chat:
@@ -132,7 +136,7 @@ class HuggingFace:
                 raise DataError(f"{self.name} has no chat template; leave out --chat")
             message = [{"role": "user", "content": prompt}]
             prompt = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).input_ids
+        ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).input_ids.to(device_of(self.module))
         if ids.numel() == 0:
             raise DataError("an empty prompt; give at least one character")
         torch.manual_seed(seed)
@@ -140,16 +144,78 @@ class HuggingFace:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             out = self.module.generate(  # type: ignore[operator]
-                ids.to(next(self.module.parameters()).device), max_new_tokens=max_new_tokens, attention_mask=torch.ones_like(ids), **sampling
+                ids, max_new_tokens=max_new_tokens, attention_mask=torch.ones_like(ids), **sampling
             )
         return self.decode(out[0, ids.shape[1] :])
 
     def save_assets(self, folder: Path) -> None:
         self.module.config.save_pretrained(folder)  # type: ignore[union-attr]
-        self.tokenizer.save_pretrained(folder)
+        try:
+            self.tokenizer.save_pretrained(folder)
+        except Exception as error:  # tokenizers says what the system said, in an exception of no type of its own
+            if isinstance(error, OSError) or "os error" not in str(error):
+                raise
+            raise OSError(errno.EIO, str(error)) from error
         settings = getattr(self.module, "generation_config", None)
         if settings is not None:
             settings.save_pretrained(folder)
+
+
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Turn whatever transformers and the model's own code meet in a damaged file into a ModelError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        raise ModelError(f"{what} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, with the next where it ends in a colon, and the kind of error where it alone says little."""
+    lines = [*(line.strip() for line in str(error).strip().splitlines()), "", ""]
+    first = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") else lines[0]
+    return first if isinstance(error, OSError | ValueError) and first else f"{type(error).__name__} {first}".strip()
+
+
+def _check_found(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note on tensors that the files hold for nothing.
+
+    Raises:
+        ModelError: tensors that the files lack, or that have another shape; they would be random.
+    """
+    missing, wrong, unused = (sorted(found.get(key, ())) for key in ("missing_keys", "mismatched_keys", "unexpected_keys"))
+    if wrong:
+        tensor, stored, needed = wrong[0]
+        raise ModelError(f"the model {name!r}: {tensor} is {tuple(stored)} in the file, its configuration asks for {tuple(needed)}")
+    if missing:
+        raise ModelError(f"the files of the model {name!r} lack {len(missing)} tensors that its configuration asks for, the first is {missing[0]}")
+    return (f"{len(unused)} tensors of its files are not used, the first is {unused[0]}",) if unused else ()
+
+
+def _only_cached(name: str) -> bool:
+    """Whether a model of the hub can only be had from this computer's cache.
+
+    Raises:
+        ModelError: the hub has no such model, or it is not in the cache and the hub cannot be reached.
+    """
+    hub = importlib.import_module("huggingface_hub")
+    hub.utils.logging.set_verbosity_error()
+    meant = "; did you mean 'builtin'?" if difflib.get_close_matches(name, ["builtin"]) else ""
+    try:
+        hub.HfApi().model_info(name, timeout=10)
+    except hub.errors.RepositoryNotFoundError as error:
+        raise ModelError(f"there is no folder {name!r}, and the Hugging Face hub has no public model of that name{meant}") from error
+    except hub.errors.HFValidationError as error:
+        raise ModelError(f"there is no folder {name!r}, and it is no name of a model: {_reason(error)}") from error
+    except Exception as error:  # the client's own errors differ between its versions
+        if not isinstance(hub.try_to_load_from_cache(name, "config.json"), str):
+            raise ModelError(
+                f"there is no folder {name!r}, and the Hugging Face hub cannot be asked ({_reason(error)}){meant}"
+            ) from error
+        return True
+    return False
 
 
 def _gguf_notes(path: Path) -> tuple[str, ...]:
@@ -164,8 +230,8 @@ def _gguf_notes(path: Path) -> tuple[str, ...]:
         raise MissingPackage("GGUF files need the package gguf; pip install 'lowbit[hf]'") from error
     try:
         kinds = {t.tensor_type.name for t in gguf.GGUFReader(path).tensors}
-    except (ValueError, IndexError, OverflowError) as error:
-        raise ModelError(f"{str(path)!r} is truncated or damaged: {error}") from error
+    except Exception as error:  # whatever the reader meets in a damaged file
+        raise ModelError(f"{str(path)!r} is truncated or damaged ({_reason(error)}); copy it again") from error
     coarse = sorted(kinds - {"F32", "F16", "BF16"})
     return (FLATTERED.format("/".join(coarse)),) if coarse else ()
 

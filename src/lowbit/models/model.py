@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 
@@ -16,12 +18,16 @@ class LanguageModel(Protocol):
         module: the torch module whose Linear and Embedding layers are quantized.
         context: the longest sequence that it was made for, in tokens.
         kind: ``builtin`` or ``huggingface``; says who rebuilds it from a checkpoint.
+        usual_text: the name of the text that it is measured on when none is named.
+        notes: what to know about its figures.
     """
 
     name: str
     module: nn.Module
     context: int
     kind: str
+    usual_text: str
+    notes: tuple[str, ...]
 
     def encode(self, text: str) -> Tensor:
         """Token ids of a text, (tokens,) int64, without special tokens."""
@@ -37,3 +43,9 @@ class LanguageModel(Protocol):
 
     def save_assets(self, folder: Path) -> None:
         """Write what a checkpoint needs beside the weights: configuration, tokenizer, chat template, generation settings."""
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device of the first parameter or buffer; the CPU where there is none."""
+    first = next(chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if first is None else first.device

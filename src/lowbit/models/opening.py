@@ -11,6 +11,18 @@ from lowbit.models.huggingface import HuggingFace
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def check_device(device: str) -> None:
+    """Raises ModelError if torch cannot hold numbers there."""
+    try:
+        usable = torch.empty(1, device=device).device.type != "meta"
+    except (RuntimeError, AssertionError):
+        usable = False
+    if not usable:
+        cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+        here = ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]
+        raise ModelError(f"the device {device!r} cannot be used; this torch can use {', '.join(here)}")
+
+
 def open_original(name: str, device: str = "cpu", dtype: str | None = None) -> Builtin | HuggingFace:
     """``builtin``, a hub id, a folder or a GGUF file.
 
@@ -19,9 +31,6 @@ def open_original(name: str, device: str = "cpu", dtype: str | None = None) -> B
     """
     if dtype is not None and dtype not in DTYPES:
         raise ModelError(f"no dtype is called {dtype!r}; models are computed in {', '.join(DTYPES)}")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"the device {device!r} cannot be used: {str(error).partition(chr(10))[0]}") from error
+    check_device(device)
     kind = None if dtype is None else DTYPES[dtype]
     return Builtin.load(device, kind) if name == "builtin" else HuggingFace.load(name, device, kind)

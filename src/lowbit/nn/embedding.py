@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,16 +16,25 @@ class Embedding(nn.Module):
         weight: (rows, features), packed.
         padding_index: as in torch; it changes gradients only, so it is kept for the record.
         scale: what rows are multiplied with after the look-up (Gemma), 1 by default.
+        dtype: of the result, that of the table it replaces; rows are rounded to it once. It follows ``module.to(dtype)``.
     """
 
-    def __init__(self, weight: PackedWeight, padding_index: int | None = None, scale: float = 1.0):
+    def __init__(
+        self, weight: PackedWeight, padding_index: int | None = None, scale: float = 1.0, dtype: torch.dtype = torch.float32
+    ):
         super().__init__()
         self.num_embeddings, self.embedding_dim = weight.shape
         self.weight = weight
         self.padding_idx = padding_index
         self.scale = scale
+        self.register_buffer("result", torch.empty(0, dtype=dtype), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the result."""
+        return self.get_buffer("result").dtype
 
     def forward(self, index: Tensor) -> Tensor:
-        """index (*) integers to (*, features) float32."""
+        """index (*) integers to (*, features)."""
         rows = functional.embedding(index, self.weight.dense())
-        return rows if self.scale == 1.0 else rows * self.scale
+        return (rows if self.scale == 1.0 else rows * self.scale).to(self.dtype)

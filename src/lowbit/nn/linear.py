@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lowbit.errors import NonFiniteError
 from lowbit.nn.packed import PackedWeight
 from lowbit.philox import Key
 from lowbit.quantizers.quantizer import Quantizer
@@ -38,7 +39,10 @@ class Linear(nn.Module):
         Raises:
             ShapeError: the blocks do not divide the layer.
             SpecError: a spec string cannot be parsed.
+            NonFiniteError: the weight holds NaN or Inf.
         """
+        if not bool(torch.isfinite(linear.weight).all()):
+            raise NonFiniteError("the layer's weight holds NaN or Inf; repair it before it is quantized")
         weight = RTN().solve(linear.weight.detach(), parse(weights), {}, Key())
         return cls(PackedWeight.of(weight), linear.bias, None if activations is None else parse(activations))
 

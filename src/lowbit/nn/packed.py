@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lowbit.errors import UnsupportedError
+from lowbit.errors import CheckpointError, UnsupportedError
 from lowbit.quantizers.grid import QTensor
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.spec import quantizer as parse
@@ -17,6 +18,9 @@ from lowbit.quantizers.weight import Indexed, LowRank, Weight, kind, unpack
 
 class PackedWeight(nn.Module):
     """The packed parts of a ``Weight`` as buffers, and what is needed to read them back.
+
+    Moving the module to another device moves the parts; their dtypes stay, whatever the module is converted to.
+    A torch function that is given a packed weight (``functional.linear(x, layer.weight)``) gets its dense weight.
 
     Args:
         parts: as ``Weight.packed`` gives them.
@@ -51,10 +55,20 @@ class PackedWeight(nn.Module):
 
     @classmethod
     def described(cls, parts: Mapping[str, Tensor], shape: Sequence[int], terms: Sequence[Mapping[str, str]]) -> PackedWeight:
-        """From the description that ``describe`` gave and the parts; checked by unpacking once."""
+        """From the description that ``describe`` gave and the parts; checked by unpacking once.
+
+        Raises:
+            CheckpointError: a part is missing, does not fit, or is one too many.
+            SpecError: a spec string cannot be parsed.
+        """
         quantizers = [parse(t["spec"]) if "spec" in t else None for t in terms]
         module = cls(parts, shape, [t["kind"] for t in terms], quantizers)
-        module.unpacked()
+        weight = module.unpacked()
+        unknown = parts.keys() - weight.packed().keys()
+        if unknown:
+            raise CheckpointError(f"the parts {sorted(unknown)} belong to none of its terms")
+        if set(module.kinds) != {"quantized"} and weight.dequantize().shape != module.shape:
+            raise CheckpointError(f"its terms make up a matrix of shape {weight.shape}, not {tuple(shape)}")
         return module
 
     def describe(self) -> list[dict[str, str]]:
@@ -79,6 +93,27 @@ class PackedWeight(nn.Module):
         if self.keep_dense:
             self.kept = dense
         return dense
+
+    @classmethod
+    def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        """Call the function with dense weights in the place of packed ones; torch's attention reads ``out_proj.weight`` itself."""
+        plain = [a.dense() if isinstance(a, PackedWeight) else a for a in args]
+        named = {k: a.dense() if isinstance(a, PackedWeight) else a for k, a in (kwargs or {}).items()}
+        return func(*plain, **named)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedWeight:
+        before = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, part in before.items():
+            moved = self.get_buffer(name)
+            if moved.dtype != part.dtype:
+                setattr(self, name, part.to(moved.device))
+        self.kept = None
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.kept = None
 
     @property
     def nbytes(self) -> int:

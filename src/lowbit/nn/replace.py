@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from lowbit.catalog import nearest
-from lowbit.errors import UnknownName
+from lowbit.errors import SpecError, UnknownName, UnsupportedError
 from lowbit.nn.convolution import Convolution
 from lowbit.nn.embedding import Embedding
 from lowbit.nn.linear import Linear
@@ -20,6 +21,8 @@ from lowbit.quantizers.quantizer import Quantizer
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
 ONLY = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 IGNORE = ("lm_head",)
+
+Layers = Sequence[tuple[str, nn.Module]]
 
 
 @dataclass(frozen=True)
@@ -41,43 +44,112 @@ class Target:
 
 
 def matches(pattern: str, name: str, module: nn.Module) -> bool:
-    """Whether a pattern means this module: a class name, a glob on the module's name, or ``re:`` and a regular expression."""
+    """Whether a pattern means this module: a class name, a glob on the module's name, or ``re:`` and a regular expression.
+
+    Raises:
+        SpecError: the regular expression cannot be parsed.
+    """
     if pattern.startswith("re:"):
-        return re.fullmatch(pattern[3:], name) is not None
+        try:
+            return re.fullmatch(pattern[3:], name) is not None
+        except re.error as error:
+            raise SpecError(f"the pattern {pattern!r} is no regular expression: {error}") from None
     return pattern == type(module).__name__ or any(pattern == k.__name__ for k in type(module).__mro__) or fnmatch.fnmatchcase(name, pattern)
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Why a layer of one of ``KINDS`` cannot be replaced, or None when it can."""
+    kind = next(k for k in KINDS if isinstance(module, k))
+    if not isinstance(module._parameters.get("weight"), nn.Parameter):
+        return "its weight is computed from other parameters"
+    if getattr(module, "max_norm", None) is not None:
+        return "it changes its own rows (max_norm)"
+    if type(module).forward is not kind.forward and not hasattr(module, "scalar_embed_scale"):
+        return f"{type(module).__name__} computes something of its own"
+    return None
+
+
+def left_alone(model: nn.Module, only: Sequence[str] = ONLY, ignore: Sequence[str] = IGNORE) -> dict[str, str]:
+    """Name and reason of each layer that the patterns ask for but that cannot be replaced."""
+    found = {}
+    for name, module in _layers(model):
+        reason = refusal(module)
+        if reason is not None and _asked(name, module, only, ignore):
+            found[name] = reason
+    return found
 
 
 def targets(model: nn.Module, only: Sequence[str] = ONLY, ignore: Sequence[str] = IGNORE) -> list[Target]:
     """The modules to quantize, in the order of the model: those that match ``only`` and none of ``ignore``.
 
     Raises:
-        UnknownName: nothing matches, or a pattern of ``only`` that is no default matches nothing.
+        UnknownName: nothing matches, or a pattern that is no default matches nothing.
+        SpecError: a regular expression that cannot be parsed.
+        UnsupportedError: the model is itself a layer, so nothing holds it.
     """
-    able = [(n, m) for n, m in model.named_modules() if isinstance(m, KINDS)]
-    for pattern in only:
-        if pattern not in ONLY and not any(matches(pattern, n, m) for n, m in able):
-            known = [n for n, _ in able]
-            raise UnknownName(f"--only {pattern!r} matches none of the {len(known)} layers{nearest(pattern, known)}")
-    found = [
-        Target(n, m) for n, m in able if any(matches(p, n, m) for p in only) and not any(matches(p, n, m) for p in ignore)
-    ]
+    if isinstance(model, KINDS):
+        raise UnsupportedError(f"the model is itself a {type(model).__name__}; put it into a Sequential, or use lowbit.nn.Linear.from_float")
+    layers = _layers(model)
+    able = [(n, m) for n, m in layers if refusal(m) is None]
+    _check_patterns("--only", only, ONLY, able, layers)
+    _check_patterns("--ignore", ignore, IGNORE, layers, layers)
+    found = [Target(n, m) for n, m in able if _asked(n, m, only, ignore)]
     if not found:
         raise UnknownName(f"no layer is left to quantize: {len(able)} could be, --only is {list(only)}, --ignore is {list(ignore)}")
     return found
 
 
-def packed_module(layer: nn.Module, weight: PackedWeight, activations: Quantizer | None = None) -> nn.Module:
-    """The module that serves a torch layer with its weight packed."""
+def _layers(model: nn.Module) -> Layers:
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, KINDS)]
+
+
+def _asked(name: str, module: nn.Module, only: Sequence[str], ignore: Sequence[str]) -> bool:
+    return any(matches(p, name, module) for p in only) and not any(matches(p, name, module) for p in ignore)
+
+
+def _check_patterns(option: str, patterns: Sequence[str], usual: Sequence[str], possible: Layers, layers: Layers) -> None:
+    if isinstance(patterns, str):
+        raise UnknownName(f"{option.strip('-')} is the string {patterns!r}; give a list of patterns, for instance [{patterns!r}]")
+    for pattern in patterns:
+        if pattern in usual or any(matches(pattern, n, m) for n, m in possible):
+            continue
+        refused = [f"; {n} cannot be quantized: {refusal(m)}" for n, m in layers if matches(pattern, n, m)]
+        hint = refused[0] if refused else nearest_layer(pattern, [n for n, _ in possible])
+        raise UnknownName(f"{option} {pattern!r} matches none of the {len(possible)} layers{hint}")
+
+
+def nearest_layer(pattern: str, known: Sequence[str]) -> str:
+    """A hint for a pattern that matches nothing: the nearest name, or the first one."""
+    close = difflib.get_close_matches(pattern, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; one of them is {known[0]!r}" if known else ""
+
+
+def packed_module(
+    layer: nn.Module, weight: PackedWeight, activations: Quantizer | None = None, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """The module that serves a torch layer with its weight packed.
+
+    Args:
+        activations: the quantizer of a linear layer's inputs.
+        dtype: of an embedding's rows; by default that of its table.
+    """
+    packed: nn.Module
     if isinstance(layer, nn.Embedding):
-        scale = getattr(layer, "scalar_embed_scale", 1.0)
-        return Embedding(weight, layer.padding_idx, float(scale))
-    if isinstance(layer, nn.Linear):
-        return Linear(weight, layer.bias, activations)
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    return Convolution(weight, layer)
+        dtype = dtype or layer.weight.dtype
+        scale = torch.tensor(float(getattr(layer, "scalar_embed_scale", 1.0))).to(dtype)
+        packed = Embedding(weight, layer.padding_idx, float(scale), dtype)
+    elif isinstance(layer, nn.Linear):
+        packed = Linear(weight, layer.bias, activations)
+    else:
+        assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        packed = Convolution(weight, layer)
+    return packed.train(layer.training)
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Replace the module of that name."""
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
+    """Replace the module of that name, wherever the model holds it."""
+    old = model.get_submodule(name)
+    for parent in list(model.modules()):
+        for child, held in parent._modules.items():
+            if held is old:
+                setattr(parent, child, module)

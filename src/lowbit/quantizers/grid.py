@@ -216,6 +216,8 @@ def table_bits(fmt: Format) -> int:
 
 def round_to_integers(y: Tensor, rounding: Rounding, noise: Tensor | None = None) -> Tensor:
     """y on the line of all integers (even integers are even); numbers beyond 2**23 are integers already."""
+    if rounding is nearest_even:
+        return y.round()
     low = torch.floor(y)
     if rounding in (up, down):
         return low if rounding is down else torch.ceil(y)

@@ -17,7 +17,7 @@ from lowbit.quantizers.grid import Grid, QTensor, table_bits, unpack_codes, unpa
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.rounding.ieee754 import nearest_even
 from lowbit.rounding.rounding import Rounding
-from lowbit.scaling.scaling import Affine, Scaling
+from lowbit.scaling.scaling import Affine, Scaling, fixed_sum
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Scheme(Quantizer):
         chosen = None
         for k, grid in enumerate(grids):
             error = (self.blocks.split(grid.choose(x, nearest_even).dequantize() - x)).float().square()
-            total = (error if weights is None else error * weights).sum(-1)
+            total = fixed_sum(error if weights is None else error * weights)
             if least is None or chosen is None:
                 least, chosen = total, torch.zeros(total.shape, dtype=torch.int64, device=x.device)
             else:
@@ -184,9 +184,9 @@ def _stored(parts: Mapping[str, Tensor], name: str, quantizer: Quantizer | None,
 
 
 def _block_means(blocks: Blocks, x: Tensor) -> Tensor:
-    """The mean of every block, in float64 and rounded once; ragged blocks count their own elements."""
-    total = blocks.split(x.double()).sum(-1)
-    return (total / blocks.split(torch.ones_like(x, dtype=torch.float64)).sum(-1)).float()
+    """The mean of every block, in float64 and rounded once; ragged blocks count their own elements, empty ones have mean 0."""
+    count = fixed_sum(blocks.split(torch.ones(x.shape, dtype=torch.float32, device=x.device)))
+    return (fixed_sum(blocks.split(x)) / count.clamp(min=1)).float()
 
 
 def _mix(grids: list[Grid], chosen: Tensor) -> Grid:

@@ -24,6 +24,8 @@ from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from lowbit import catalog
 from lowbit.blocks import Blocks
 from lowbit.errors import LowbitError, SpecError
@@ -89,7 +91,10 @@ def _head(spec: str, start: int, head: str) -> tuple[Quantizer, bool]:
     entry = catalog.lookup("quantizer", head)
     if entry is not None:
         return entry.thing, False
-    fmt = format_named(head)
+    try:
+        fmt = format_named(head)
+    except LowbitError as error:
+        raise _error(spec, start, str(error)) from None
     if fmt is None:
         known = [*catalog.names("quantizer"), *catalog.names("format")]
         raise _error(spec, start, f"no quantizer or format is called {head!r}{catalog.nearest(head, known)}")
@@ -110,8 +115,14 @@ def format_named(name: str) -> Format | None:
             values = tuple(float(v) for v in name[6:-1].split(";"))
         except ValueError:
             return None
-        return TableFormat("table(" + ";".join(f"{v:g}" if float(f"{v:g}") == v else repr(v) for v in values) + ")", values)
+        return TableFormat(_table_name(values), values)
     return None
+
+
+def _table_name(values: tuple[float, ...]) -> str:
+    """``table(-1;0.1;1)``, each number as short as float32 allows."""
+    with np.errstate(over="ignore"):
+        return "table(" + ";".join(str(np.float32(v)).removesuffix(".0") for v in values) + ")"
 
 
 def find_format(name: str) -> Format:
@@ -261,7 +272,7 @@ def _format_text(fmt: Format) -> str:
     if known == fmt:
         return fmt.name
     if isinstance(fmt, TableFormat) and len(fmt.values) <= 256 and all(math.isfinite(v) for v in fmt.values):
-        return "table(" + ";".join(f"{v:g}" if float(f"{v:g}") == v else repr(v) for v in fmt.values) + ")"
+        return _table_name(fmt.values)
     raise SpecError(f"format {fmt.name!r} is not registered, so it has no spec string; register it")
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from lowbit.errors import NonFiniteError, ShapeError, UnknownName
-from lowbit.nn.replace import IGNORE, ONLY, Target, matches, targets
+from lowbit.blocks import Blocks
+from lowbit.errors import LowbitError, NonFiniteError, ShapeError, UnknownName, UnsupportedError
+from lowbit.nn.replace import IGNORE, ONLY, Target, matches, nearest_layer, targets
 from lowbit.quantizers.quantizer import Quantizer
+from lowbit.quantizers.scheme import Scheme
 from lowbit.quantizers.spec import quantizer as parse
 from lowbit.quantizers.spec import text
 from lowbit.solvers.solver import Solver
@@ -78,6 +80,12 @@ class Plan:
         return 8 * self.packed_nbytes / max(1, self.elements)
 
     @property
+    def original_bits(self) -> float:
+        """Bits each of these weights has in the model as loaded."""
+        weights = [p.target.matrix for p in self.layers]
+        return 8 * sum(w.numel() * w.element_size() for w in weights) / max(1, self.elements)
+
+    @property
     def peak_nbytes(self) -> int:
         """Bytes that quantization needs at most: the loaded model, its packed layers, and the work on the largest layer."""
         largest = max(torch.Size(p.shape).numel() for p in self.layers)
@@ -86,7 +94,7 @@ class Plan:
     def recipe(self) -> dict[str, object]:
         """For the manifest: what was done, in words that parse back."""
         specs = {p.name: text(p.quantizer) for p in self.layers}
-        usual = max(set(specs.values()), key=list(specs.values()).count)
+        usual = Counter(specs.values()).most_common(1)[0][0]
         return {
             "weights": usual,
             "overrides": {n: s for n, s in specs.items() if s != usual},
@@ -113,38 +121,52 @@ def plan(
         override: pattern -> quantizer for the layers that it matches; the last match wins.
 
     Raises:
-        ShapeError: blocks do not divide a layer: named, with a spec that works.
+        ShapeError: blocks do not divide a layer or its inputs: named, with a spec that works.
         UnknownName: a pattern that matches nothing.
         SpecError: a spec string that cannot be parsed.
+        UnsupportedError: activations that need noise.
     """
     usual = parse(weights)
     special = {pattern: parse(spec) for pattern, spec in (override or {}).items()}
     chosen = targets(model, only, ignore)
     for pattern in special:
         if not any(matches(pattern, t.name, t.module) for t in chosen):
-            raise UnknownName(f"the override {pattern!r} matches none of the {len(chosen)} chosen layers")
+            hint = nearest_layer(pattern, [t.name for t in chosen])
+            raise UnknownName(f"--override {pattern!r} matches none of the {len(chosen)} chosen layers{hint}")
+    sources = [next((p for p in reversed(special) if matches(p, t.name, t.module)), None) for t in chosen]
+    quantizers = [usual if source is None else special[source] for source in sources]
     layers = []
-    for target in chosen:
-        quantizer = usual
-        for pattern, other in special.items():
-            if matches(pattern, target.name, target.module):
-                quantizer = other
+    for target, quantizer, source in zip(chosen, quantizers, sources, strict=True):
         shape = tuple(target.matrix.shape)
         try:
             layers.append(LayerPlan(target, quantizer, quantizer.nbytes(shape)))
         except ShapeError as error:
-            raise ShapeError(f"layer {target.name} of shape {shape}: {error}{_remedy(quantizer, chosen, override is not None)}") from None
-    packed = {id(t.module.weight) for t in chosen}
+            same = [t for t, s in zip(chosen, sources, strict=True) if s == source]
+            remedy = _remedy(quantizer, same, "--weights '" if source is None else f"--override '{source}=")
+            unfit = [t.name for t in same if not _fits(quantizer, t)]
+            if len(unfit) <= 3 and len(unfit) < len(chosen):
+                kept = [p for p in ignore if any(matches(p, n, m) for n, m in model.named_modules())]
+                remedy += ";" + "".join(f" --ignore '{name}'" for name in (*kept, *unfit)) + " leaves it as it is"
+            raise ShapeError(f"layer {target.name} of shape {shape}: {error}{remedy}") from None
+    inputs = None if activations is None else _check_inputs(parse(activations), chosen)
+    replaced = {id(t.module) for t in chosen}
+    elsewhere = {id(getattr(m, "weight", None)) for m in model.modules() if id(m) not in replaced}
+    packed = {id(t.module.weight) for t in chosen} - elsewhere
     tensors = {id(t): t for t in [*model.parameters(), *_saved_buffers(model)]}
-    kept = {p.data_ptr(): p for p in tensors.values() if id(p) not in packed or _shared(model, p, chosen)}
-    distinct = {p.data_ptr(): p for p in tensors.values()}
+    kept = {_place(p): p for p in tensors.values() if id(p) not in packed}
+    distinct = {_place(p): p for p in tensors.values()}
     return Plan(
         tuple(layers),
         parse_solver(solver),
-        None if activations is None else parse(activations),
+        inputs,
         sum(p.numel() * p.element_size() for p in kept.values()),
         sum(p.numel() * p.element_size() for p in distinct.values()),
     )
+
+
+def _place(tensor: torch.Tensor) -> int:
+    """What tells tensors apart: their memory, or themselves where they have none."""
+    return id(tensor) if tensor.device.type == "meta" else tensor.data_ptr()
 
 
 def _saved_buffers(model: nn.Module) -> list[torch.Tensor]:
@@ -152,23 +174,48 @@ def _saved_buffers(model: nn.Module) -> list[torch.Tensor]:
     return [b for n, b in model.named_buffers() if n in state]
 
 
-def _shared(model: nn.Module, parameter: torch.Tensor, chosen: Sequence[Target]) -> bool:
-    """Whether a chosen layer's weight also serves a module that keeps it."""
-    names = {t.name for t in chosen}
-    return any(getattr(m, "weight", None) is parameter for n, m in model.named_modules() if n not in names)
+def _check_inputs(quantizer: Quantizer, chosen: Sequence[Target]) -> Quantizer:
+    rounding = getattr(quantizer, "rounding", None)
+    if getattr(rounding, "noisy", False):
+        raise UnsupportedError("--activations with a rounding that draws noise, which layers do not do; take another rounding")
+    for target in chosen:
+        if isinstance(target.module, nn.Linear):
+            n = target.module.in_features
+            try:
+                quantizer.nbytes((1, n))
+            except ShapeError as error:
+                raise ShapeError(f"--activations does not fit the {n} inputs of layer {target.name}: {error}") from None
+    return quantizer
 
 
-def _remedy(quantizer: Quantizer, chosen: Sequence[Target], overridden: bool) -> str:
-    """A spec string that fits every layer, if a smaller group does."""
-    words = text(quantizer)
-    match = re.search(r"\bg(\d+)\b", words)
-    if match is None:
-        return ""
-    group = int(match[1])
-    while group > 1 and any(t.matrix.shape[1] % group for t in chosen):
-        group //= 2
-    where = "; or leave the layer out: --ignore with its name"
-    return f"; --weights '{words.replace(match[0], f'g{group}')}' fits every layer" + where if group > 1 else where
+def _fits(quantizer: Quantizer, target: Target) -> bool:
+    try:
+        quantizer.nbytes(tuple(target.matrix.shape))
+    except ShapeError:
+        return False
+    return True
+
+
+def _remedy(quantizer: Quantizer, chosen: Sequence[Target], option: str) -> str:
+    """The option with the nearest spec string that fits every layer, or nothing where none is found."""
+    for candidate in _smaller(quantizer):
+        if all(_fits(candidate, t) for t in chosen):
+            try:
+                return f"; {option}{text(candidate)}' fits"
+            except LowbitError:  # no words for it
+                continue
+    return ""
+
+
+def _smaller(quantizer: Quantizer) -> Iterator[Quantizer]:
+    """The same scheme with smaller blocks, down to 16, then with ragged ones."""
+    if not isinstance(quantizer, Scheme) or quantizer.blocks.size is None:
+        return
+    size = quantizer.blocks.size
+    while isinstance(size, tuple) and len(size) == 1 and size[0] >= 32:
+        size = (size[0] // 2,)
+        yield replace(quantizer, blocks=Blocks(size))
+    yield replace(quantizer, blocks=replace(quantizer.blocks, ragged=True))
 
 
 def check_finite(layers: Sequence[LayerPlan]) -> None:

@@ -2,66 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from lowbit.errors import UnsupportedError
+from lowbit.data.text import Text
+from lowbit.errors import DataError
 from lowbit.nn.packed import PackedWeight, keep_dense
 from lowbit.nn.replace import IGNORE, ONLY, packed_module, put
-from lowbit.philox import Key
-from lowbit.progress import Progress, ProgressCallback
+from lowbit.progress import ProgressCallback
 from lowbit.quantizers.quantizer import Quantizer
-from lowbit.quantizers.weight import Weight
-from lowbit.recipes.plan import LayerPlan, Plan, check_finite, plan
+from lowbit.recipes.calibrate import Source, calibrate
+from lowbit.recipes.calibration_data import calibration_source
+from lowbit.recipes.plan import plan
 from lowbit.solvers.solver import Solver
-
-
-@dataclass(frozen=True)
-class Solved:
-    """One solved layer.
-
-    Attributes:
-        error: ||W - Q||^2 / ||W||^2, a share.
-    """
-
-    layer: LayerPlan
-    weight: Weight
-    error: float
-
-    @property
-    def sqnr_db(self) -> float:
-        """Signal to quantization noise of the weight, in dB."""
-        return float("inf") if self.error == 0 else float(-10 * torch.log10(torch.tensor(self.error, dtype=torch.float64)))
-
-
-def solve(made: Plan, seed: int = 0, progress: ProgressCallback | None = None) -> Iterator[Solved]:
-    """The layers of a plan one after the other, solved but not yet put in place.
-
-    Raises:
-        NonFiniteError: a weight holds NaN or Inf; before any layer is solved.
-        UnsupportedError: the solver needs data.
-    """
-    if made.solver.needs:
-        raise UnsupportedError(f"the solver {made.solver} needs calibration data ({', '.join(made.solver.needs)}); this recipe has none")
-    check_finite(made.layers)
-    for i, layer in enumerate(made.layers):
-        if progress is not None:
-            progress(Progress("quantize", i, len(made.layers), layer.name))
-        W = layer.target.matrix
-        weight = made.solver.solve(W, layer.quantizer, {}, Key(seed, layer.name))
-        yield Solved(layer, weight, relative_error(W, weight.dequantize()))
-    if progress is not None:
-        progress(Progress("quantize", len(made.layers), len(made.layers), ""))
-
-
-def relative_error(W: Tensor, Q: Tensor) -> float:
-    """||W - Q||^2 / ||W||^2 in float32 sums."""
-    W = W.float()
-    return float((W - Q).square().sum() / W.square().sum().clamp(min=torch.finfo(torch.float32).tiny))
 
 
 def quantize(
@@ -73,6 +28,9 @@ def quantize(
     only: Sequence[str] = ONLY,
     ignore: Sequence[str] = IGNORE,
     override: Mapping[str, str | Quantizer] | None = None,
+    data: Sequence[Text | str] | Source = (),
+    sequences: int = 32,
+    length: int = 512,
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> Any:
@@ -85,6 +43,8 @@ def quantize(
         activations: a quantizer for the inputs of the chosen linear layers; None leaves them.
         only, ignore: class names, globs on layer names, or ``re:`` and a regular expression; ``lm_head`` is kept by default.
         override: pattern -> quantizer, for layers that differ.
+        data: for solvers that need it: texts or their names, of which ``sequences`` windows of ``length`` tokens are
+            taken; or a ``Source``, samples and how to run the model on one of them, for any module.
         seed: of stochastic roundings.
         progress: called with every ``Progress`` event.
 
@@ -93,7 +53,24 @@ def quantize(
     """
     module: nn.Module = model if isinstance(model, nn.Module) else model.module
     made = plan(module, weights, solver, activations=activations, only=only, ignore=ignore, override=override)
-    for solved in solve(made, seed, progress):
-        put(module, solved.layer.name, packed_module(solved.layer.target.module, PackedWeight.of(solved.weight), made.activations))
+    if isinstance(data, Source):
+        source = data
+    elif isinstance(model, nn.Module):
+        if made.solver.needs:
+            raise DataError(f"{type(model).__name__} has no tokenizer: give data=Source(samples, forward) with what its forward takes")
+        source = Source((), model)
+    else:
+        source = calibration_source(model, [made.solver], data, sequences, length)
+    originals = {p.name: p.target.module.weight.data for p in made.layers}  # type: ignore[union-attr]
+    packed = []
+    try:
+        for done in calibrate(module, made, source, seed=seed, progress=progress):
+            packed += [(solved.layer, PackedWeight.of(solved.weight)) for solved in done.solved]
+    except BaseException:
+        for p in made.layers:
+            p.target.module.weight.data = originals[p.name]  # type: ignore[union-attr, assignment]
+        raise
+    for layer, weight in packed:
+        put(module, layer.name, packed_module(layer.target.module, weight, made.activations))
     keep_dense(module)
     return model

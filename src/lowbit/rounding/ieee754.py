@@ -22,8 +22,8 @@ IEEE754 = Source(
 
 
 def _side(gap: Gap) -> Tensor:
-    """Negative below the midpoint, zero on it, positive above; both differences are exact near the midpoint."""
-    return (gap.y - gap.low) - (gap.high - gap.y)
+    """Negative below the midpoint, zero on it, positive above; in float64 the midpoint of two float32 numbers is exact."""
+    return gap.y.double() - (gap.low.double() / 2 + gap.high.double() / 2)
 
 
 def _even(gap: Gap, noise: Tensor | None) -> Tensor:

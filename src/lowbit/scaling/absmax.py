@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from lowbit.catalog import Source, register
+from lowbit.errors import UnsupportedError
 from lowbit.formats.format import Format
-from lowbit.scaling.scaling import Affine, Rule, amax
+from lowbit.scaling.scaling import Affine, Rule, amax, divided
 
 WU = Source(
     "Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation",
@@ -31,19 +31,25 @@ class Absmax(Rule):
     Args:
         top: the number that the largest magnitude is mapped to; by default the format's own (7 for int4, 6 for e2m1).
             ``absmax:7.5`` is what several libraries do for int4.
+
+    Raises:
+        UnsupportedError: top is not a positive number.
     """
 
     name: ClassVar[str] = "absmax"
     top: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.top is not None and not 1e-38 < self.top < 3e38:
+            raise UnsupportedError(f"absmax:{self.top:g}: the number that the largest magnitude is mapped to is positive, 7 for instance")
+
     def __call__(self, blocks: Tensor, fmt: Format, importance: Tensor | None = None) -> Affine | list[Affine]:
         largest = amax(blocks)
         tops = getattr(fmt, "tops", lambda: (fmt.top,))() if self.top is None else (self.top,)
         if len(tops) == 1:
-            return Affine(largest / torch.tensor(tops[0], dtype=torch.float32))
+            return Affine(divided(largest, tops[0]))
         return [
-            Affine(largest / torch.tensor(top, dtype=torch.float32), table=torch.full_like(largest, k, dtype=torch.int64))
-            for k, top in enumerate(tops)
+            Affine(divided(largest, top), table=torch.full_like(largest, k, dtype=torch.int64)) for k, top in enumerate(tops)
         ]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from lowbit.catalog import Source, register
 from lowbit.errors import UnsupportedError
 from lowbit.formats.format import Format
-from lowbit.scaling.scaling import Affine, Rule, amax
+from lowbit.scaling.scaling import Affine, Rule, amax, divided
 
 WU = Source(
     "Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation",
@@ -44,7 +44,7 @@ class Percentile(Rule):
         count = blocks.shape[-1]
         k = min(count, max(1, -int(-self.share * count // 1)))
         kept = blocks.abs().kthvalue(k, -1).values
-        return Affine(torch.where(torch.isnan(amax(blocks)), torch.nan, kept) / torch.tensor(fmt.top, dtype=torch.float32))
+        return Affine(divided(torch.where(torch.isnan(amax(blocks)), torch.nan, kept), fmt.top))
 
 
 percentile = Percentile()

@@ -78,3 +78,23 @@ def amax(blocks: Tensor) -> Tensor:
     if blocks.shape[-1] == 0:
         return blocks.new_zeros(blocks.shape[:-1])
     return finite_or_nan(torch.maximum(blocks.amax(-1), -blocks.amin(-1)))
+
+
+def divided(largest: Tensor, top: float) -> Tensor:
+    """largest / top in one float32 division on any device; a finite maximum gives a finite scale."""
+    scale = largest / torch.tensor(top, dtype=torch.float32, device=largest.device)  # a Python number would be inverted on a GPU
+    return scale.clamp(max=torch.finfo(torch.float32).max)
+
+
+def fixed_sum(x: Tensor) -> Tensor:
+    """The sum over the last axis in float64, in an order that does not depend on the number of threads.
+
+    torch splits one long sum among its threads; pieces of 1024 are below its limit for that.
+
+    Shapes:
+        x       (*, n)
+        result  (*), float64
+    """
+    while x.shape[-1] > 1024:
+        x = torch.nn.functional.pad(x, (0, -x.shape[-1] % 1024)).unflatten(-1, (-1, 1024)).sum(-1, dtype=torch.float64)
+    return x.sum(-1, dtype=torch.float64)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lowbit.catalog import Source, register
+from lowbit.errors import UnsupportedError
 from lowbit.formats.format import Format
-from lowbit.scaling.scaling import Affine, Rule, amax
+from lowbit.scaling.scaling import Affine, Rule, amax, divided
 
 AFPQ = Source(
     "AFPQ: Asymmetric Floating Point Quantization for LLMs",
@@ -26,14 +27,20 @@ AFPQ = Source(
 @register("scaling", "sign_split", AFPQ)
 @dataclass(frozen=True)
 class SignSplit(Rule):
-    """scale = max(x, 0) / max of the format, negative = max(-x, 0) / -(min of the format)."""
+    """scale = max(x, 0) / max of the format, negative = max(-x, 0) / -(min of the format).
+
+    Raises:
+        UnsupportedError: the format does not have numbers of both signs.
+    """
 
     name: ClassVar[str] = "sign_split"
 
     def __call__(self, blocks: Tensor, fmt: Format, importance: Tensor | None = None) -> Affine:
+        if not fmt.min < 0 < fmt.max:
+            raise UnsupportedError(f"sign_split needs numbers of both signs, {fmt.name} goes from {fmt.min:g} to {fmt.max:g}")
         broken = torch.isnan(amax(blocks))
-        above = blocks.amax(-1).clamp(min=0) / torch.tensor(fmt.max, dtype=torch.float32)
-        below = (-blocks.amin(-1)).clamp(min=0) / torch.tensor(-fmt.min, dtype=torch.float32)
+        above = divided(blocks.amax(-1).clamp(min=0), fmt.max)
+        below = divided((-blocks.amin(-1)).clamp(min=0), -fmt.min)
         return Affine(torch.where(broken, torch.nan, above), negative=torch.where(broken, torch.nan, below))
 
 

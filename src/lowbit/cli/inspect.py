@@ -1,0 +1,48 @@
+"""lowbit inspect DIR: what a checkpoint holds."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lowbit.checkpoint.layout import read_manifest
+from lowbit.checkpoint.reading import Tensors, check_files
+
+
+def run(
+    folder: Annotated[Path, typer.Argument(help="a checkpoint folder")],
+    verify: Annotated[bool, typer.Option("--verify", help="read every tensor and compare its digest")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
+) -> None:
+    """Show what a checkpoint holds: layers, formats, bits, digests, versions."""
+    manifest = read_manifest(folder)
+    if as_json:
+        print(json.dumps(json.loads(manifest.text()) | {"digest": manifest.digest, "nbytes": manifest.nbytes}))
+        return
+    print(f"{manifest.source} ({manifest.kind}), lowbit {manifest.versions.get('lowbit', '?')}, torch {manifest.versions.get('torch', '?')}")
+    print("recipe: " + (", ".join(f"{k} {v}" for k, v in manifest.recipe.items() if v not in (None, {}, [])) or "not known"))
+    drawn = Table("layer", "module", "shape", "stored as", "bits", "bytes")
+    packed = 0
+    for name, facts in manifest.layers.items():
+        nbytes, count = manifest.layer_nbytes(name), math.prod(facts["shape"])
+        packed += nbytes
+        terms = " + ".join(t.get("spec", t["kind"]) for t in facts["terms"])
+        drawn.add_row(name, facts["module"], "x".join(map(str, facts["shape"])), terms, f"{8 * nbytes / max(1, count):.3f}", str(nbytes))
+    Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 140).print(drawn)
+    print(f"other tensors {(manifest.nbytes - packed) / 1e6:.2f} MB, in all {manifest.nbytes / 1e6:.2f} MB; tied: {manifest.tied or 'none'}")
+    for note in manifest.notes:
+        print(f"note: {note}")
+    if verify:
+        check_files(folder, manifest)
+        tensors = Tensors(folder, manifest)
+        for name in manifest.tensors:
+            tensors[name]
+        print(f"all {len(manifest.tensors)} tensors match their digests")
+    print(f"digest {manifest.digest}")

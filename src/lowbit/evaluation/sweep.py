@@ -1,0 +1,129 @@
+"""Many formats and methods on one model in one run: ``lowbit.compare(model, ["nvfp4", "int4 g64"])``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from lowbit.data.text import Text, load_text
+from lowbit.errors import DataError
+from lowbit.evaluation.comparison import Comparison, Row
+from lowbit.evaluation.divergence import Reference
+from lowbit.evaluation.measure import evaluate
+from lowbit.models.model import LanguageModel
+from lowbit.nn.packed import PackedWeight, keep_dense
+from lowbit.nn.replace import IGNORE, ONLY, packed_module, put
+from lowbit.progress import Progress, ProgressCallback
+from lowbit.quantizers.quantizer import Quantizer
+from lowbit.recipes.plan import Plan, check_finite, plan
+from lowbit.recipes.calibrate import Source, calibrate
+from lowbit.recipes.calibration_data import calibration_source
+from lowbit.solvers.solver import Solver
+
+
+def compare(
+    model: LanguageModel,
+    weights: Sequence[str | Quantizer],
+    solvers: Sequence[str | Solver] = ("rtn",),
+    texts: Sequence[Text | str] = (),
+    *,
+    activations: str | Quantizer | None = None,
+    only: Sequence[str] = ONLY,
+    ignore: Sequence[str] = IGNORE,
+    window: int = 512,
+    stride: int | None = None,
+    max_tokens: int | None = None,
+    calibration: Sequence[Text | str] = (),
+    sequences: int = 32,
+    length: int = 512,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+    on_row: Callable[[Row], None] | None = None,
+) -> Comparison:
+    """Quantize the model with every combination, measure each against the original, and leave the model as it was.
+
+    Every combination is planned before the first is run, so what does not fit is refused at once. What is measured are
+    the packed layers that ``quantize`` would leave in the model.
+
+    Args:
+        weights: quantizers or spec strings.
+        solvers: solvers or their spec strings.
+        texts: what is measured on, texts or their names; by default the model's usual text. The first one's figures are
+            a row's main figures.
+        window, stride, max_tokens: see ``evaluate``; max_tokens is for each text.
+        calibration, sequences, length: texts for the solvers that need data, how many windows of them, of how many tokens.
+        on_row: called with each finished row.
+
+    Raises:
+        LowbitError: a combination does not fit the model, its weights are not finite, or a text is too short.
+    """
+    if isinstance(weights, str) or not weights or isinstance(solvers, str) or not solvers:
+        raise DataError(f"weights are {weights!r} and solvers {solvers!r}; give a list of one or more of each")
+    plans = [
+        plan(model.module, each, solver, activations=activations, only=only, ignore=ignore) for each in weights for solver in solvers
+    ]
+    for made in plans:
+        made.recipe()  # what has no words is refused before any work
+    check_finite(plans[0].layers)
+    read = [load_text(each) if isinstance(each, str) else each for each in texts] or [load_text(model.usual_text)]
+    baseline = evaluate(model, read, window=window, stride=stride, max_tokens=max_tokens, keep_reference=True, progress=progress)
+    assert baseline.reference is not None
+    first = plans[0]
+    dtype = str(first.layers[0].target.matrix.dtype).removeprefix("torch.")
+    start = Row.of(baseline, dtype, "", bits_per_weight=first.original_bits, nbytes=first.original_nbytes, seconds=0.0)
+    rows = []
+    warnings: dict[str, None] = {}
+    source = calibration_source(model, [m.solver for m in plans], calibration, sequences, length)
+    with baseline.reference as reference:
+        for i, made in enumerate(plans):
+            if progress is not None:
+                progress(Progress("compare", i, len(plans), _label(made)))
+            rows.append(_row(model, made, read, reference, window, stride, max_tokens, seed, progress, source, warnings))
+            if on_row is not None:
+                on_row(rows[-1])
+    if progress is not None:
+        progress(Progress("compare", len(plans), len(plans)))
+    found = Comparison.of(model, start, rows, baseline)
+    return replace(found, notes=(*found.notes, *warnings))
+
+
+def _label(made: Plan) -> str:
+    recipe = made.recipe()
+    return f"{recipe['weights']} {recipe['solver']}"
+
+
+def _row(
+    model: LanguageModel, made: Plan, texts: Sequence[Text], reference: Reference, window: int, stride: int | None,
+    max_tokens: int | None, seed: int, progress: ProgressCallback | None, source: Source, warnings: dict[str, None],
+) -> Row:  # fmt: skip
+    recipe = made.recipe()
+    with originals_kept(model, made):
+        started = time.perf_counter()
+        packed = []
+        for done in calibrate(model.module, made, source, seed=seed, progress=progress):
+            packed += [(solved.layer, PackedWeight.of(solved.weight)) for solved in done.solved]
+            warnings.update(dict.fromkeys(done.warnings))
+        seconds = time.perf_counter() - started
+        for layer, weight in packed:
+            put(model.module, layer.name, packed_module(layer.target.module, weight, made.activations))
+        keep_dense(model.module)
+        found = evaluate(model, texts, window=window, stride=stride, max_tokens=max_tokens, reference=reference, progress=progress)
+    nbytes = sum(weight.nbytes for _, weight in packed)
+    return Row.of(
+        found, str(recipe["weights"]), str(recipe["solver"]),
+        bits_per_weight=8 * nbytes / max(1, made.elements), nbytes=nbytes + made.rest_nbytes, seconds=seconds,
+    )  # fmt: skip
+
+
+@contextmanager
+def originals_kept(model: LanguageModel, made: Plan) -> Iterator[None]:
+    """The planned layers of the model are back in place afterwards with their own numbers, whatever happens inside."""
+    numbers = [layer.target.module.weight.data for layer in made.layers]
+    try:
+        yield
+    finally:
+        for layer, data in zip(made.layers, numbers, strict=True):
+            put(model.module, layer.name, layer.target.module)
+            layer.target.module.weight.data = data  # type: ignore[union-attr, assignment]

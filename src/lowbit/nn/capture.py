@@ -1,0 +1,170 @@
+"""Running blocks on their own: what goes into them, and what goes into their products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowbit.errors import UnsupportedError
+
+
+class _Stop(Exception):
+    """Ends a forward pass once everything wanted has been seen."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a block is called: everything beside the hidden state, which comes first, and the kind of its result.
+
+    Args:
+        args, kwargs: positional arguments after the first, and keyword arguments.
+        in_tuple: whether the block returns the hidden state as the first of a tuple.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    in_tuple: bool
+
+    def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """The block's new hidden state."""
+        with torch.no_grad():
+            out = block(hidden, *self.args, **self.kwargs)
+        return out[0] if self.in_tuple else out  # type: ignore[no-any-return]
+
+
+def first_inputs(block: nn.Module, forward: Callable[[Any], object], sample: Any) -> Tensor:
+    """The hidden state that the first block gets for a sample; the model is not run further.
+
+    Raises:
+        UnsupportedError: the block is not reached.
+    """
+    seen: list[Tensor] = []
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(_hidden(args, kwargs))
+        raise _Stop
+
+    with _hooked(block.register_forward_pre_hook(hook, with_kwargs=True)):
+        _run(forward, sample)
+    if not seen:
+        raise UnsupportedError("the first block of the model is not reached by a forward pass")
+    return seen[0].detach()
+
+
+def calls(blocks: Sequence[nn.Module], forward: Callable[[Any], object], sample: Any, in_tuple: bool = False) -> list[Call]:
+    """How each block is called, seen in one pass in which no block computes anything.
+
+    Args:
+        in_tuple: whether blocks return the hidden state in a tuple (see ``returns_tuple``).
+
+    Raises:
+        UnsupportedError: a block is called more than once, or not at all.
+    """
+    found: dict[int, Call] = {}
+
+    def passing(index: int) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if index in found:
+                raise UnsupportedError(f"block {index} runs more than once in a pass, so it cannot be quantized block by block")
+            hidden = _hidden(args, kwargs)
+            others = {k: v for k, v in kwargs.items() if k != "hidden_states"}
+            found[index] = Call(tuple(args[1:]), others, in_tuple)
+            return (hidden,) if in_tuple else hidden
+
+        return run
+
+    for i, block in enumerate(blocks):
+        block.forward = passing(i)  # type: ignore[method-assign]
+    try:
+        with torch.no_grad():
+            forward(sample)
+    finally:
+        for block in blocks:
+            del block.forward
+    if len(found) != len(blocks):
+        raise UnsupportedError(f"a pass reaches {len(found)} of {len(blocks)} blocks")
+    return [found[i] for i in range(len(blocks))]
+
+
+def returns_tuple(block: nn.Module, forward: Callable[[Any], object], sample: Any) -> bool:
+    """Whether a block returns its hidden state as the first of a tuple; runs the model up to its end."""
+    seen: list[bool] = []
+
+    def hook(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        seen.append(isinstance(out, tuple))
+        raise _Stop
+
+    with _hooked(block.register_forward_hook(hook)):
+        _run(forward, sample)
+    return bool(seen and seen[0])
+
+
+def product_inputs(block: nn.Module, product: nn.Module, run: Callable[[], object]) -> Tensor:
+    """The input of one product inside a block, as a matrix; the pass ends there.
+
+    Shapes:
+        result  (tokens, in); for a convolution the unfolded patches, (places, in * kernel)
+
+    Raises:
+        UnsupportedError: the product is not reached.
+    """
+    seen: list[Tensor] = []
+
+    def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.append(as_matrix(module, args[0]))
+        raise _Stop
+
+    with _hooked(product.register_forward_pre_hook(hook)):
+        try:
+            with torch.no_grad():
+                run()
+        except _Stop:
+            pass
+    if not seen:
+        raise UnsupportedError("the product is not reached by a forward pass of its block")
+    return seen[0]
+
+
+def as_matrix(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer's input as rows that its weight matrix multiplies.
+
+    Raises:
+        UnsupportedError: a grouped or not two-dimensional convolution.
+    """
+    x = x.detach()
+    if isinstance(layer, nn.Conv2d):
+        if layer.groups != 1 or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+            raise UnsupportedError("a convolution with groups, or padded other than with zeros, has no single input matrix")
+        patches = torch.nn.functional.unfold(x.float(), layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        return patches.mT.flatten(0, -2)
+    if isinstance(layer, nn.Conv1d | nn.Conv3d):
+        raise UnsupportedError(f"the inputs of {type(layer).__name__} are not collected")
+    return x.flatten(0, -2)
+
+
+def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    hidden = args[0] if args else kwargs.get("hidden_states")
+    if not isinstance(hidden, Tensor):
+        raise UnsupportedError("a block does not take its hidden state as the first argument")
+    return hidden
+
+
+def _run(forward: Callable[[Any], object], sample: Any) -> None:
+    try:
+        with torch.no_grad():
+            forward(sample)
+    except _Stop:
+        pass
+
+
+@contextmanager
+def _hooked(handle: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()

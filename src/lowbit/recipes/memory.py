@@ -1,0 +1,79 @@
+"""How much memory a calibrated run takes, known before it starts, and whether a bound can be held."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lowbit.errors import UnsupportedError
+from lowbit.nn.graph import block_names
+from lowbit.recipes.plan import Plan
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes by what they are for.
+
+    Args:
+        now: resident before the run.
+        block: the parameters of the largest block, before and after quantization.
+        statistics: matrices of the largest layer and their factorization.
+        work: copies of the largest layer's weight while it is solved.
+        hidden: hidden states of all sequences, of every stream.
+        streamed: whether blocks are brought in one at a time; otherwise ``now`` holds the model.
+    """
+
+    now: int
+    block: int
+    statistics: int
+    work: int
+    hidden: int
+
+    def total(self, spilled: bool) -> int:
+        """Bytes at the peak, with the hidden states in files or in memory."""
+        return self.now + self.block + max(self.statistics, self.work) + (0 if spilled else self.hidden)
+
+
+def need(module: nn.Module, made: Plan, sequences: int, length: int, hidden_size: int, *, streamed: bool) -> Need:
+    """An upper estimate for a run of the calibrated recipe, in bytes."""
+    blocks = block_names(module)
+    largest = max((sum(p.numel() for p in module.get_submodule(b).parameters()) for b in blocks), default=0)
+    widest = max(p.shape[1] for p in made.layers)
+    heaviest = max(torch.Size(p.shape).numel() for p in made.layers)
+    streams = 1 + ("cross" in made.solver.needs)
+    square = widest * widest if made.solver.needs else 0
+    return Need(
+        now=resident_bytes(),
+        block=largest * 4 * (2 if streamed else 1),
+        statistics=square * 8 * (2 + streams) + square * 4,
+        work=square * (8 * streams + 4) + heaviest * 28,
+        hidden=streams * sequences * length * hidden_size * 4 if made.solver.needs else 0,
+    )
+
+
+def spill_under(limit: int, found: Need) -> bool:
+    """Whether hidden states must go to files to stay below the limit.
+
+    Raises:
+        UnsupportedError: even that is not enough; says what is needed.
+    """
+    if found.total(spilled=False) <= limit:
+        return False
+    if found.total(spilled=True) <= limit:
+        return True
+    parts = f"{found.now / 1e6:.0f} MB for the program, {found.block / 1e6:.0f} for a block, {max(found.statistics, found.work) / 1e6:.0f} for its statistics"
+    raise UnsupportedError(f"--memory {limit / 1e6:.0f}MB is too little: about {found.total(spilled=True) / 1e6:.0f} MB are needed ({parts})")
+
+
+def resident_bytes() -> int:
+    """Bytes of this process in memory now (its peak where the system does not tell)."""
+    status = Path("/proc/self/statm")
+    if status.is_file():
+        return int(status.read_text().split()[1]) * resource.getpagesize()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,127 @@
+"""Grids fitted a group of columns at a time, as sweeping solvers need them, and the rounding of single columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lowbit.blocks import Blocks
+from lowbit.formats.table import TableFormat
+from lowbit.quantizers.grid import Grid, QTensor, dense
+from lowbit.quantizers.quantizer import Quantizer
+from lowbit.quantizers.scheme import Scheme
+from lowbit.rounding.ieee754 import nearest_even
+from lowbit.rounding.rounding import Rounding
+
+#: rounds a column (rows,) to numbers of the grid
+RoundColumn = Callable[[Tensor], Tensor]
+
+
+def refittable(quantizer: Quantizer) -> int:
+    """The group size when each group's scale can be fitted on its own under frozen outer levels, otherwise 0.
+
+    That needs blocks along the rows, and scales that are plain, cast, or under one scale for the whole tensor.
+    """
+    if not isinstance(quantizer, Scheme) or quantizer.scaling is None or quantizer.center is not None:
+        return 0
+    size, levels = quantizer.blocks.size, [quantizer.scale_quantizer, quantizer.offset_quantizer]
+    plain = all(q is None or (isinstance(q, Scheme) and q.blocks.size is None) for q in levels)
+    if not isinstance(size, tuple) or len(size) != 1 or quantizer.blocks.ragged or not plain:
+        return 0
+    return size[0] or -1
+
+
+def outer_level(grid: Grid) -> Grid | None:
+    """The grid that the scales of ``grid`` are stored in, to be frozen for later fits."""
+    return grid.scale.grid if isinstance(grid.scale, QTensor) else None
+
+
+def column_rounder(grid: Grid, column: int, rounding: Rounding = nearest_even) -> RoundColumn:
+    """How to round one column of a matrix on its grid, quickly where the grid is an ordinary one.
+
+    The result equals ``grid.choose(W).dequantize()[:, column]`` bit for bit.
+    """
+    fmt = grid.format
+    if isinstance(fmt, TableFormat) and rounding.cut is not None and grid.negative is None and grid.table is None and grid.inverse is None:
+        part = grid if grid.shape[1] == 1 and grid.blocks.size == (1, 1) else None
+        return _ordinary(grid if part is None else part, fmt, column, rounding)
+    single = grid.part(slice(None), slice(column, column + 1))
+    return lambda w: single.choose(w[:, None], rounding).dequantize()[:, 0]
+
+
+def _ordinary(grid: Grid, fmt: TableFormat, column: int, rounding: Rounding) -> RoundColumn:
+    def of(values: Tensor | QTensor | None, blocks: Blocks) -> Tensor | None:
+        return None if values is None else blocks.expand(dense(values), grid.shape)[:, column]
+
+    scale, zero = of(grid.scale, grid.blocks), of(grid.zero, grid.blocks)
+    offset = of(grid.offset, grid.offset_blocks or grid.blocks)
+    return table_rounder(fmt, rounding, scale, zero, offset)
+
+
+def table_rounder(fmt: TableFormat, rounding: Rounding, scale: Tensor | None, zero: Tensor | None, offset: Tensor | None) -> RoundColumn:
+    """Rounding of a column with one scale (zero, offset) a row.
+
+    Shapes:
+        scale, zero, offset     (rows,) float32 or None
+    """
+    values = torch.tensor(fmt.lines[0].values, dtype=torch.float64).float()
+    cuts = fmt.cutpoints(rounding)
+    low, high = fmt.min, fmt.max
+    broken = None if scale is None else scale == 0
+    any_zero_scale = broken is not None and bool(broken.any())
+
+    def units(w: Tensor) -> Tensor:
+        y = w if offset is None else w - offset
+        if scale is None:
+            return y
+        y = y / scale
+        return torch.where(broken, 0.0, y) if any_zero_scale and broken is not None else y
+
+    def restored(value: Tensor) -> Tensor:
+        x = value if scale is None else value * scale
+        return x if offset is None else x + offset
+
+    if zero is not None and rounding is nearest_even:
+        return lambda w: restored((units(w).round() + zero).clamp(low, high) - zero)
+    if zero is not None:
+        raise AssertionError("callers round with a zero point to nearest even")
+    return lambda w: restored(values[torch.bucketize(units(w), cuts, right=True, out_int32=True)])
+
+
+@dataclass
+class GroupFits:
+    """Scales of groups of columns, fitted one after the other and put together into one grid at the end."""
+
+    quantizer: Scheme
+    shape: tuple[int, int]
+    group: int
+    outer: Grid | None
+
+    def __post_init__(self) -> None:
+        self.grids: dict[int, Grid] = {}
+
+    def fit(self, index: int, W: Tensor, importance: Tensor | None = None) -> Grid:
+        """Fit group ``index`` on its columns W (rows, group)."""
+        grid = self.quantizer.grid(W, importance, self.outer)
+        self.grids[index] = grid
+        return grid
+
+    def grid(self, order: Tensor | None = None) -> Grid:
+        """The grid of the whole matrix."""
+        parts = [self.grids[i] for i in sorted(self.grids)]
+        first = parts[0]
+
+        def join(name: str) -> Tensor | QTensor | None:
+            values = [getattr(p, name) for p in parts]
+            if values[0] is None:
+                return None
+            if isinstance(values[0], QTensor):
+                codes = torch.cat([v.codes for v in values], 1)
+                return QTensor(codes, values[0].grid.reshaped(tuple(codes.shape)))
+            return torch.cat(values, 1)
+
+        names = ("scale", "negative", "zero", "table", "inverse", "offset")
+        return replace(first, shape=self.shape, order=order, **{n: join(n) for n in names})

@@ -1,0 +1,244 @@
+"""GPTQ: columns are rounded one after the other, and what each loses is made up for by those that follow."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lowbit.catalog import Source, register
+from lowbit.errors import DataError, ShapeError, UnsupportedError
+from lowbit.formats.table import TableFormat
+from lowbit.philox import Key
+from lowbit.quantizers.grid import Grid, QTensor, dense
+from lowbit.quantizers.quantizer import Quantizer
+from lowbit.quantizers.scheme import Scheme
+from lowbit.quantizers.weight import Weight
+from lowbit.rounding.ieee754 import nearest_even
+from lowbit.solvers.columns import GroupFits, RoundColumn, column_rounder, outer_level, refittable, table_rounder
+from lowbit.solvers.solver import Solver
+from lowbit.threads import one_thread
+
+FRANTAR = Source(
+    "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
+    "Frantar, Ashkboos, Hoefler, Alistarh",
+    2022,
+    "arXiv:2210.17323",
+    parts="Alg. 1 with lazy batches; act-order as in the released code; order=group is the group-aware reordering of arXiv:2505.14638",
+    departs="The Gram matrix is factorized in float64. Columns without input keep their nearest codes instead of becoming zero. "
+    "Under act-order the groups are those of the original columns (static groups), so no index is stored.",
+    records=("dpq-gar",),
+)
+
+Order = Literal["none", "act", "group"]
+
+
+@register("solver", "gptq", FRANTAR)
+@dataclass(frozen=True)
+class GPTQ(Solver):
+    """Column-wise rounding with feedback through a Cholesky factor of the inverse Gram matrix.
+
+    Minimizes ||(W - Q) X||_F^2 = tr((W - Q) H (W - Q)^T) greedily.
+
+    Symbols:
+        W   (out, in)  weight
+        H   (in, in)   Gram matrix of the inputs
+        U   (in, in)   upper triangular, U^T U = (H + damping mean(diag H) I)^-1
+
+    Args:
+        damping: added to the diagonal, as a share of its mean; above 0. Larger trusts the calibration data less.
+        order: ``none`` left to right; ``act`` by falling diag(H), groups staying those of the original columns, fitted
+            before the sweep; ``group`` whole groups by their largest diag(H), columns inside a group likewise, each
+            group fitted when the sweep reaches it.
+        batch: columns whose feedback to the rest is gathered in one product; changes speed only.
+
+    Raises:
+        ShapeError: the Gram matrix does not fit the weight.
+        UnsupportedError: a quantizer whose grid has an order of its own, or no damping makes the factorization work.
+    """
+
+    damping: float = 0.01
+    order: Order = "none"
+    batch: int = 128
+    needs: ClassVar[tuple[str, ...]] = ("gram",)
+
+    def __post_init__(self) -> None:
+        if not self.damping > 0:
+            raise DataError(f"gptq:damping={self.damping}: the damping is above 0, 0.01 for instance")
+        if self.order not in ("none", "act", "group"):
+            raise DataError(f"gptq:order={self.order!r}: the order is none, act or group")
+
+    def solve(self, W: Tensor, quantizer: Quantizer, stats: Mapping[str, Tensor], key: Key) -> Weight:
+        H = stats["gram"]
+        n = W.shape[1]
+        if tuple(H.shape) != (n, n):
+            raise ShapeError(f"gram is {tuple(H.shape)}, but W has {n} inputs")
+        W = W.detach().float()
+        diagonal = H.diagonal()
+        group = refittable(quantizer)
+        group = n if group == -1 else group
+        perm = self._permutation(diagonal, group or n)
+        U = shared_factor(H, self.damping, self.order, group or n, perm)
+        sweep = _Sweep(W, quantizer, U, perm, group if self.order != "act" else 0, self.batch)
+        Q, grid = sweep.run()
+        codes = grid.choose(Q, nearest_even)
+        return Weight((codes,), (quantizer,))
+
+    def _permutation(self, diagonal: Tensor, group: int) -> Tensor | None:
+        if self.order == "none":
+            return None
+        if self.order == "act":
+            return diagonal.argsort(descending=True, stable=True)
+        inside = diagonal.reshape(-1, group)
+        columns = inside.argsort(dim=1, descending=True, stable=True) + torch.arange(0, len(diagonal), group)[:, None]
+        return columns[inside.amax(1).argsort(descending=True, stable=True)].reshape(-1)
+
+
+class _Last:
+    """The factor computed last: layers that share their input share it."""
+
+    key: tuple[float, str, int, int] | None = None
+    gram: weakref.ref[Tensor] | None = None
+    factor: Tensor | None = None
+
+
+def shared_factor(H: Tensor, damping: float, order: str, group: int, perm: Tensor | None) -> Tensor:
+    """``inverse_factor``, computed once for consecutive layers with one and the same Gram matrix."""
+    key = (damping, order, group if order == "group" else 0, H._version)
+    if _Last.key != key or _Last.gram is None or _Last.gram() is not H or _Last.factor is None:
+        _Last.key, _Last.gram, _Last.factor = None, None, None
+        factor = inverse_factor(H, damping, perm)
+        _Last.key, _Last.gram, _Last.factor = (*key[:3], H._version), weakref.ref(H), factor
+    return _Last.factor
+
+
+def inverse_factor(H: Tensor, damping: float, perm: Tensor | None = None) -> Tensor:
+    """U with U^T U = (H + damping * mean(diag H) * I)^-1, upper triangular; inputs that are always zero count 1.
+
+    The factorization is float64 on one thread. Where it fails the damping is raised tenfold, twice at most.
+
+    Shapes:
+        H       (in, in) float64
+        result  (in, in) float32
+
+    Raises:
+        UnsupportedError: H is not positive definite even then; the message holds what to do.
+    """
+    diagonal = H.diagonal()
+    mean = float(diagonal.mean())
+    if mean == 0.0:
+        return torch.eye(len(H))
+    for attempt in range(3):
+        damped = H.clone() if perm is None else H[perm][:, perm]
+        line = damped.diagonal()
+        line[line == 0] = mean
+        line += damping * 10**attempt * mean
+        with one_thread():
+            L, info = torch.linalg.cholesky_ex(damped)
+            if int(info) == 0:
+                del damped
+                torch.cholesky_inverse(L, out=L)
+                U, info = torch.linalg.cholesky_ex(L, upper=True)
+                if int(info) == 0 and bool(torch.isfinite(U.diagonal()).all()):
+                    return U.float()
+    raise UnsupportedError(
+        f"the Gram matrix of {len(H)} inputs is not positive definite even with damping {damping * 100:g}; "
+        "use more calibration tokens or a larger damping (gptq:damping=0.1)"
+    )
+
+
+class _Sweep:
+    """One pass over the columns, in the order of ``perm``; works on W transposed, so that columns are contiguous."""
+
+    def __init__(self, W: Tensor, quantizer: Quantizer, U: Tensor, perm: Tensor | None, group: int, batch: int):
+        self.W, self.quantizer, self.U, self.perm, self.batch = W, quantizer, U, perm, batch
+        self.group = group
+        start = quantizer.grid(W)
+        self.fits: GroupFits | None = None
+        self.static: Grid | None = start
+        if group:
+            assert isinstance(quantizer, Scheme)
+            self.fits = GroupFits(quantizer, (W.shape[0], W.shape[1]), group, outer_level(start))
+            self.static = None
+        self.rows: _StaticRows | None = None if self.static is None else _StaticRows.of(self.static, quantizer)
+
+    def run(self) -> tuple[Tensor, Grid]:
+        rows, n = self.W.shape
+        perm = torch.arange(n) if self.perm is None else self.perm
+        work = self.W.mT[perm].contiguous()
+        out = torch.empty_like(work)
+        rounder: RoundColumn | None = None
+        for start in range(0, n, self.batch):
+            end = min(start + self.batch, n)
+            lost = torch.empty(end - start, rows)
+            for j in range(start, end):
+                column = int(perm[j])
+                if self.fits is not None and j % self.group == 0:
+                    rounder = self._next_group(work, lost, start, j, column // self.group)
+                elif self.fits is None:
+                    rounder = self._static_rounder(column)
+                assert rounder is not None
+                w = work[j]
+                q = rounder(w)
+                out[j] = q
+                error = (w - q) / self.U[j, j]
+                lost[j - start] = error
+                if j + 1 < end:
+                    work[j + 1 : end].addr_(self.U[j, j + 1 : end], error, alpha=-1)
+            if end < n:
+                work[end:] -= self.U[start:end, end:].mT @ lost
+        Q = torch.empty_like(self.W)
+        Q[:, perm] = out.mT
+        grid = self.static if self.fits is None else self.fits.grid()
+        assert grid is not None
+        return Q, grid
+
+    def _next_group(self, work: Tensor, lost: Tensor, start: int, j: int, index: int) -> RoundColumn:
+        """Fit the group that begins at place j on its columns as the sweep has left them; later batches' share is added first."""
+        assert self.fits is not None
+        last = j + self.group
+        columns = work[j:last]
+        batch_end = min(start + self.batch, len(work))
+        if last > batch_end and j > start:
+            columns = columns.clone()
+            columns[batch_end - j :] -= self.U[start:j, batch_end:last].mT @ lost[: j - start]
+        grid = self.fits.fit(index, columns.mT.contiguous())
+        fmt = grid.format
+        if isinstance(fmt, TableFormat) and grid.negative is None and grid.table is None and grid.inverse is None:
+            parts = [None if v is None else dense(v)[:, 0] for v in (grid.scale, grid.zero, grid.offset)]
+            return table_rounder(fmt, nearest_even, *parts)
+        return column_rounder(grid.part(slice(None), slice(0, 1)), 0)
+
+    def _static_rounder(self, column: int) -> RoundColumn:
+        assert self.static is not None
+        return column_rounder(self.static, column) if self.rows is None else self.rows.rounder(column)
+
+
+class _StaticRows:
+    """The scales of a whole grid laid out element by element and transposed, for quick access to single columns."""
+
+    def __init__(self, fmt: TableFormat, parts: list[Tensor | None]):
+        self.fmt, self.parts = fmt, parts
+
+    @classmethod
+    def of(cls, grid: Grid, quantizer: Quantizer) -> _StaticRows | None:
+        if not isinstance(grid.format, TableFormat) or grid.negative is not None or grid.table is not None or grid.inverse is not None:
+            return None
+        if grid.order is not None:
+            raise UnsupportedError("a grid with a column order of its own cannot be swept; use a quantizer without one")
+
+        def laid(values: Tensor | QTensor | None, blocks: object) -> Tensor | None:
+            if values is None:
+                return None
+            where = grid.blocks if blocks is None else grid.offset_blocks
+            assert where is not None
+            return where.expand(dense(values), grid.shape).mT.contiguous()
+
+        return cls(grid.format, [laid(grid.scale, None), laid(grid.zero, None), laid(grid.offset, grid.offset_blocks)])
+
+    def rounder(self, column: int) -> RoundColumn:
+        return table_rounder(self.fmt, nearest_even, *(None if p is None else p[column] for p in self.parts))

@@ -1,0 +1,1 @@
+"""What is measured on data; ``statistic.py`` is the contract."""

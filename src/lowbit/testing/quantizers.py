@@ -1,0 +1,169 @@
+"""Checks that every quantizer must pass, a user's own included: ``check_quantizer(quantizer)``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lowbit.errors import ShapeError
+from lowbit.philox import Key, noise
+from lowbit.quantizers.emulate import fake_quantize
+from lowbit.quantizers.grid import QTensor
+from lowbit.quantizers.quantizer import Quantizer
+from lowbit.quantizers.scheme import Scheme
+from lowbit.testing.formats import same_bits
+from lowbit.testing.threads import threads
+
+KEY = Key(7, "noise")
+
+SHAPES: tuple[tuple[int, ...], ...] = ((4, 256), (1, 128), (2, 3, 128), (128, 384), (5, 7), (9,), (3, 0))
+
+
+#: large enough for torch to use its threads
+LARGE: tuple[tuple[int, ...], ...] = ((64, 1024), (65536,), (4, 16, 1024))
+
+
+def sample(shape: Sequence[int], seed: int = 0) -> Tensor:
+    """Normal numbers with a few large ones, the same on every machine with the same log and cosine."""
+    count = torch.Size(shape).numel()
+    words = noise(Key(seed, "sample"), (3, count)).double() / 2.0**32
+    x = torch.sqrt(-2 * torch.log1p(-words[0])) * torch.cos(2 * torch.pi * words[1])
+    return torch.where(words[2] < 0.01, 8 * x, x).float().reshape(tuple(shape))
+
+
+def words_for(quantizer: Quantizer, x: Tensor) -> Tensor | None:
+    """Noise for quantizers whose rounding needs it."""
+    rounding = getattr(quantizer, "rounding", None)
+    return noise(KEY, tuple(x.shape)) if rounding is not None and rounding.noisy else None
+
+
+def accepted(quantizer: Quantizer, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[tuple[int, ...]]:
+    """Those of the shapes that the quantizer's blocks fit.
+
+    Raises:
+        AssertionError: it takes none of them.
+    """
+    fitting = []
+    for shape in shapes:
+        try:
+            quantizer.nbytes(shape)
+        except ShapeError:
+            continue
+        fitting.append(shape)
+    if not fitting:
+        raise AssertionError(f"{quantizer} takes none of the shapes {list(shapes)}")
+    return fitting
+
+
+def digest(q: QTensor) -> str:
+    """A digest of every packed byte and its name."""
+    total = hashlib.sha256()
+    for name, part in sorted(q.packed().items()):
+        total.update(name.encode() + str(part.dtype).encode() + part.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def rows_are_independent(quantizer: Quantizer) -> bool:
+    """Whether a part of the rows is quantized as in the whole: blocks within a row, no scale over several."""
+    if not isinstance(quantizer, Scheme) or quantizer.center is not None:
+        return False
+    if quantizer.scaling is None:
+        return True
+    nested = (quantizer.scale_quantizer, quantizer.offset_quantizer)
+    return isinstance(quantizer.blocks.size, tuple) and len(quantizer.blocks.size) == 1 and all(q is None or rows_are_independent(q) for q in nested)
+
+
+def check_quantizer(quantizer: Quantizer, shapes: Sequence[tuple[int, ...]] = SHAPES) -> None:
+    """Everything that a quantizer owes its users; raises AssertionError with the first thing that is wrong.
+
+    Args:
+        shapes: those that the blocks do not fit are left out; at least one must fit.
+    """
+    for shape in accepted(quantizer, shapes):
+        x = sample(shape)
+        with threads(1):
+            check_packing(quantizer, x)
+            check_fake(quantizer, x)
+            check_zeros(quantizer, shape)
+            check_not_finite(quantizer, shape)
+            check_rows(quantizer, x)
+    check_threads(quantizer, sample(accepted(quantizer, LARGE)[0]))
+
+
+def check_packing(quantizer: Quantizer, x: Tensor) -> None:
+    """unpack(pack(q)) is q bit for bit, and nbytes says how many bytes there are."""
+    shape = tuple(x.shape)
+    q = quantizer.quantize(x, noise=words_for(quantizer, x))
+    parts = q.packed()
+    taken = sum(p.numel() * p.element_size() for p in parts.values())
+    if taken != quantizer.nbytes(shape) or taken != q.nbytes:
+        raise AssertionError(f"shape {shape}: nbytes says {quantizer.nbytes(shape)} and {q.nbytes}, the parts have {taken}")
+    back = quantizer.unpack(parts, shape)
+    if not torch.equal(back.codes, q.codes) or back.codes.dtype != q.codes.dtype:
+        raise AssertionError(f"shape {shape}: unpacked codes differ")
+    if not bool(same_bits(back.dequantize(), q.dequantize()).all()):
+        raise AssertionError(f"shape {shape}: the unpacked tensor decodes to other numbers")
+    again = back.packed()
+    if parts.keys() != again.keys() or not all(torch.equal(parts[k], again[k]) for k in parts):
+        raise AssertionError(f"shape {shape}: packing the unpacked tensor gives other bytes")
+
+
+def check_fake(quantizer: Quantizer, x: Tensor) -> None:
+    """fake_quantize is quantize and dequantize; float32 comes out whatever goes in, rounded once to the dtype of the input."""
+    words = words_for(quantizer, x)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        y = x.to(dtype)
+        direct = quantizer.quantize(y, noise=words).dequantize()
+        fake = fake_quantize(y, quantizer, key=KEY)
+        if direct.dtype != torch.float32 or fake.dtype != dtype or direct.shape != x.shape:
+            raise AssertionError(f"{dtype} gives {direct.dtype} of {tuple(direct.shape)} and {fake.dtype}")
+        if not torch.equal(fake, direct.to(dtype)):
+            raise AssertionError(f"fake_quantize of {dtype} is not quantize(x).dequantize()")
+        if not torch.equal(direct, quantizer.quantize(y.float(), noise=words).dequantize()):
+            raise AssertionError(f"{dtype} input is quantized otherwise than the same numbers in float32")
+
+
+def check_zeros(quantizer: Quantizer, shape: tuple[int, ...]) -> None:
+    """A tensor of zeros decodes to zeros."""
+    zeros = torch.zeros(shape)
+    got = quantizer.quantize(zeros, noise=words_for(quantizer, zeros)).dequantize()
+    if bool((got != 0).any()):
+        raise AssertionError(f"shape {shape}: zeros decode to {got[got != 0][0]:g}")
+
+
+def check_not_finite(quantizer: Quantizer, shape: tuple[int, ...]) -> None:
+    """An element that is NaN or Inf decodes to something that is not finite, where there is a scale to say so."""
+    if 0 in shape or getattr(quantizer, "scaling", "its own grid") is None:
+        return
+    for bad in (float("nan"), float("inf")):
+        x = sample(shape)
+        x.view(-1)[-1] = bad
+        got = quantizer.quantize(x, noise=words_for(quantizer, x)).dequantize().reshape(-1)[-1]
+        if not bool(torch.isnan(got)):
+            raise AssertionError(f"shape {shape}: {bad} decodes to {got:g}; its block should be NaN")
+
+
+def check_threads(quantizer: Quantizer, x: Tensor) -> None:
+    """The same bytes with 1 and 2 threads."""
+    found = []
+    for count in (1, 2):
+        with threads(count):
+            found.append(digest(quantizer.quantize(x, noise=words_for(quantizer, x))))
+    if found[0] != found[1]:
+        raise AssertionError(f"shape {tuple(x.shape)}: 1 and 2 threads give different bytes")
+
+
+def check_rows(quantizer: Quantizer, x: Tensor) -> None:
+    """Rows quantized apart have the codes and numbers that they have together, where no scale crosses rows."""
+    if not rows_are_independent(quantizer) or x.ndim < 2 or len(x) < 2:
+        return
+    words = words_for(quantizer, x)
+    whole = quantizer.quantize(x, noise=words)
+    at = max(1, len(x) // 3)
+    for part in (slice(0, at), slice(at, None)):
+        q = quantizer.quantize(x[part], noise=None if words is None else words[part])
+        if not torch.equal(q.codes, whole.codes[part]) or not torch.equal(q.dequantize(), whole.dequantize()[part]):
+            raise AssertionError(f"shape {tuple(x.shape)}: rows {part} alone are quantized otherwise than with the others")

@@ -1,0 +1,175 @@
+"""PackedWeight: what is packed reads back, in a state dict, on the way through dtypes, and where torch reads a weight itself."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import lowbit
+from lowbit.errors import CheckpointError, SpecError, UnsupportedError
+from lowbit.nn.packed import PackedWeight, keep_dense
+from lowbit.quantizers.spec import quantizer
+from lowbit.quantizers.weight import Indexed, LowRank, Weight
+
+SPECS = ["nvfp4", "int4 g32 asym", "nf4", "ternary", "int3 g32 mse", "e2m1 g32 sign_split"]
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def packed(spec="nvfp4", shape=(16, 64)):
+    scheme = quantizer(spec)
+    return PackedWeight.of(Weight((scheme.quantize(random(*shape)),), (scheme,)))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16, bias=False)).eval()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_parts_and_description_give_the_weight_back(spec):
+    weight = packed(spec)
+    again = PackedWeight.described(weight.parts(), weight.shape, weight.describe())
+    assert torch.equal(again.dense(), lowbit.fake_quantize(random(16, 64), spec))
+    assert again.nbytes == weight.nbytes == quantizer(spec).nbytes((16, 64))
+
+
+def test_a_sum_of_terms_reads_back():
+    scheme = quantizer("int4 g32")
+    terms = (scheme.quantize(random(16, 64)), LowRank(random(16, 2), random(2, 64)), Indexed(torch.tensor([3, 60]), random(16, 2), 1, (16, 64)))
+    weight = Weight(terms, (scheme, None, None))
+    module = PackedWeight.of(weight)
+    assert module.describe() == [{"kind": "quantized", "spec": "int4 g32"}, {"kind": "low rank"}, {"kind": "columns"}]
+    again = PackedWeight.described(module.parts(), module.shape, module.describe())
+    assert torch.equal(again.dense(), weight.dequantize())
+    assert again.nbytes == scheme.nbytes((16, 64)) + 4 * (16 * 2 + 2 * 64) + 4 * 2 + 4 * 16 * 2
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_state_dict_goes_through_a_file(model, spec):
+    x = random(5, 64, seed=1)
+    other = copy.deepcopy(model)
+    for parameter in other.parameters():
+        nn.init.normal_(parameter)
+    lowbit.quantize(model, spec)
+    lowbit.quantize(other, spec)
+    expected = model(x)
+    assert not torch.equal(other(x), expected)
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(other(x), expected)
+
+
+def test_a_kept_dense_weight_changes_nothing_but_memory(model):
+    x = random(5, 64, seed=1)
+    lowbit.quantize(model, "nvfp4")
+    keep_dense(model, False)
+    expected = model(x)
+    assert model[0].weight.kept is None
+    keep_dense(model)
+    assert torch.equal(model(x), expected)
+    assert torch.equal(model(x), expected)
+    assert model[0].weight.kept is not None
+    keep_dense(model, False)
+    assert model[0].weight.kept is None
+    assert torch.equal(model(x), expected)
+
+
+def test_what_is_kept_is_not_in_the_state_dict(model):
+    lowbit.quantize(model, "int8")
+    names = list(model.state_dict())
+    model(random(5, 64))
+    assert list(model.state_dict()) == names == ["0.bias", "0.weight.codes", "0.weight.scale_codes", "2.weight.codes", "2.weight.scale_codes"]
+
+
+@pytest.mark.parametrize("convert", [nn.Module.bfloat16, nn.Module.half, nn.Module.double])
+def test_converting_a_model_leaves_packed_bytes_alone(model, convert):
+    lowbit.quantize(model, "int4 g32 scale=float32")
+    before = [w.dense() for w in (model[0].weight, model[2].weight)]
+    convert(model)
+    for module, dense in zip((model[0].weight, model[2].weight), before, strict=True):
+        assert module.scale.dtype == torch.float32
+        assert torch.equal(module.dense(), dense)
+    x = random(5, 64, seed=1).to(model[0].bias.dtype)
+    assert model(x).dtype == x.dtype
+
+
+def test_a_copy_is_its_own(model):
+    lowbit.quantize(model, "nvfp4")
+    x = random(5, 64, seed=1)
+    expected, copied = model(x), copy.deepcopy(model)
+    copied[0].weight.codes.zero_()
+    keep_dense(copied, False)
+    assert torch.equal(model(x), expected)
+    assert not torch.equal(copied(x), expected)
+
+
+def test_torch_functions_take_a_packed_weight_for_a_tensor():
+    x, weight = random(3, 64, seed=1), packed()
+    assert torch.equal(functional.linear(x, weight), functional.linear(x, weight.dense()))
+    assert torch.equal(functional.linear(x, weight=weight, bias=None), functional.linear(x, weight.dense()))
+
+
+@torch.no_grad()
+def test_torch_attention_that_reads_its_weights_itself_goes_on_working():
+    """The encoder layer has a fast path on the weights of its parts, and attention hands on ``out_proj.weight``."""
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval()
+    expected = copy.deepcopy(encoder)
+    for layer in (expected.self_attn.out_proj, expected.linear1, expected.linear2):
+        layer.weight.copy_(lowbit.fake_quantize(layer.weight, "int4 g32"))
+    x = random(2, 5, 32)
+    lowbit.quantize(encoder, "int4 g32")
+    assert isinstance(encoder.self_attn.out_proj.weight, PackedWeight)
+    torch.testing.assert_close(encoder(x), expected(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_term_that_cannot_be_written_is_refused():
+    tensor = quantizer("int8").quantize(random(4, 2))
+    with pytest.raises(UnsupportedError, match="a low rank term with quantized parts"):
+        PackedWeight.of(Weight((LowRank(tensor, random(2, 8)),)))
+    with pytest.raises(UnsupportedError, match="a quantized term"):
+        PackedWeight.of(Weight((tensor,)))
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (lambda parts, terms: parts.pop("codes"), CheckpointError, "'codes' is missing"),
+        (lambda parts, terms: parts.pop("scale.scale"), CheckpointError, "'scale' is missing"),
+        (lambda parts, terms: parts.update(codes=parts["codes"][:-1]), CheckpointError, "1024 codes of 4 bits take 512 bytes"),
+        (lambda parts, terms: parts.update(more=torch.zeros(3)), CheckpointError, r"\['more'\] belong to none"),
+        (lambda parts, terms: terms.append({"kind": "rows"}), CheckpointError, "term 1 is 'rows'"),
+        (lambda parts, terms: terms.__setitem__(0, {"kind": "quantised", "spec": "nvfp4"}), CheckpointError, "term 0 is 'quantised'"),
+        (lambda parts, terms: terms.__setitem__(0, {"kind": "quantized"}), CheckpointError, "this version cannot read that"),
+        (lambda parts, terms: terms.__setitem__(0, {"kind": "quantized", "spec": "nvfp5"}), SpecError, "no quantizer or format"),
+        (lambda parts, terms: terms.__setitem__(0, {"kind": "quantized", "spec": "int8"}), CheckpointError, "codes of 16 bits take 32 bytes"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(change, error, message):
+    weight = packed()
+    parts, terms = weight.parts(), weight.describe()
+    change(parts, terms)
+    with pytest.raises(error, match=message):
+        PackedWeight.described(parts, weight.shape, terms)
+
+
+def test_a_product_of_another_shape_is_named():
+    with pytest.raises(CheckpointError, match=r"a matrix of shape \(4, 8\), not \(4, 9\)"):
+        PackedWeight.described({"left": random(4, 2), "right": random(2, 8)}, (4, 9), [{"kind": "low rank"}])
+
+
+def test_a_code_that_the_format_does_not_have_is_named():
+    weight = packed("ternary")
+    parts = weight.parts()
+    parts["codes"] = torch.full_like(parts["codes"], 0xFF)
+    with pytest.raises(CheckpointError, match="holds code 3, ternary_element has 3 codes"):
+        PackedWeight.described(parts, weight.shape, weight.describe())
