@@ -114,7 +114,7 @@ def test_a_number_without_axes_is_one_block():
         assert blocks.merge(blocks.split(x), ()).shape == () and blocks.expand(torch.tensor(2.0), ()).item() == 2.0
 
 
-@pytest.mark.parametrize("size", [None, (0,), (4,), 4, (2, 4)])
+@pytest.mark.parametrize("size", [None, (0,), (4,), 4, (2, 4), (0, 1), (0, 0)])
 def test_empty_tensors(size):
     blocks = Blocks(size)
     for shape in ((0, 4), (4, 0), (2, 0, 4)):

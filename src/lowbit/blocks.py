@@ -93,11 +93,11 @@ class Blocks:
         if any(n % b for n, b in zip(x.shape, full, strict=True) if b):
             pad: list[int] = []
             for n, b in reversed(list(zip(x.shape, full, strict=True))):
-                pad += [0, -n % b]
+                pad += [0, -n % b if b else 0]
             x = torch.nn.functional.pad(x, pad)
         if all(b == 1 for b in full[:-1]):
-            return x.reshape(*x.shape[:-1], -1 if x.numel() else 0, full[-1])
-        pairs = [part for n, b in zip(x.shape, full, strict=True) for part in (n // b, b)]
+            return x.reshape(*x.shape[:-1], x.shape[-1] // full[-1] if full[-1] else 0, full[-1])
+        pairs = [part for n, b in zip(x.shape, full, strict=True) for part in (n // b if b else 0, b)]
         rank = len(full)
         return x.reshape(pairs).permute(*range(0, 2 * rank, 2), *range(1, 2 * rank, 2)).flatten(rank)
 

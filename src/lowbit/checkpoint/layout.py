@@ -124,7 +124,7 @@ def read_manifest(folder: Path) -> Manifest:
     if content.pop("checksum", None) != checksum({"layout": layout, **content}):
         raise CheckpointError(f"{str(path)!r} has been changed: its checksum is not that of its content; copy it again")
     try:
-        tensors = {n: StoredTensor(**{**t, "shape": tuple(map(int, t["shape"]))}) for n, t in content.pop("tensors").items()}
+        tensors = {n: StoredTensor(**{**t, "shape": tuple(t["shape"])}) for n, t in content.pop("tensors").items()}
         manifest = Manifest(**content, tensors=tensors)
         _check(manifest)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
@@ -139,7 +139,7 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"the tensor {name!r} lies in {t.file!r}, which is no safetensors file of this folder")
         if t.stored not in DTYPES or t.dtype not in DTYPES:
             raise ValueError(f"the tensor {name!r} has the dtype {t.stored!r}, read as {t.dtype!r}; known are {', '.join(DTYPES)}")
-        if any(n < 0 for n in t.shape):
+        if not all(isinstance(n, int) and n >= 0 for n in t.shape):
             raise ValueError(f"the tensor {name!r} has the shape {t.shape}")
     for name, facts in manifest.layers.items():
         terms = facts["terms"]

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lowbit.checkpoint.difference import differences
 from lowbit.checkpoint.layout import read_manifest
 from lowbit.checkpoint.reading import Tensors, check_files
 
@@ -19,10 +20,14 @@ from lowbit.checkpoint.reading import Tensors, check_files
 def run(
     folder: Annotated[Path, typer.Argument(help="a checkpoint folder")],
     verify: Annotated[bool, typer.Option("--verify", help="read every tensor and compare its digest")] = False,
+    compare: Annotated[Path | None, typer.Option(help="another checkpoint: say which tensors differ and by how much")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
 ) -> None:
     """Show what a checkpoint holds: layers, formats, bits, digests, versions."""
     manifest = read_manifest(folder)
+    if compare is not None:
+        _compare(compare, folder)
+        return
     if as_json:
         print(json.dumps(json.loads(manifest.text()) | {"digest": manifest.digest, "nbytes": manifest.nbytes}))
         return
@@ -46,3 +51,15 @@ def run(
             tensors[name]
         print(f"all {len(manifest.tensors)} tensors match their digests")
     print(f"digest {manifest.digest}")
+
+
+def _compare(a: Path, b: Path) -> None:
+    found = list(differences(a, b))
+    drawn = Table("layer or tensor", "what", "codes that differ", "relative squared difference", "largest")
+    for each in found:
+        shown = ["" if v is None else f"{v:.3g}" for v in (each.codes, each.relative, each.largest)]
+        drawn.add_row(each.name, each.what, *shown)
+    if found:
+        Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 140).print(drawn)
+    one, two = read_manifest(a).digest, read_manifest(b).digest
+    print(f"{len(found)} layers or tensors differ; digests {one} and {two}" if found else f"nothing differs; digest {one}")

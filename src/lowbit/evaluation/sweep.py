@@ -119,11 +119,11 @@ def _row(
 
 @contextmanager
 def originals_kept(model: LanguageModel, made: Plan) -> Iterator[None]:
-    """The planned layers of the model are back in place afterwards with their own numbers, whatever happens inside."""
-    numbers = [layer.target.module.weight.data for layer in made.layers]
+    """The planned layers of the model are back in place afterwards with their own parameters, whatever happens inside."""
+    weights = [layer.target.module.weight for layer in made.layers]
     try:
         yield
     finally:
-        for layer, data in zip(made.layers, numbers, strict=True):
+        for layer, weight in zip(made.layers, weights, strict=True):
             put(model.module, layer.name, layer.target.module)
-            layer.target.module.weight.data = data  # type: ignore[union-attr, assignment]
+            layer.target.module.weight = weight

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from lowbit.models.llama import Llama, LlamaConfig
 from lowbit.models.model import device_of
 
 FOLDER = Path(str(files("lowbit"))) / "builtin"
-PARTS = ("config.json",)
 
 
 class Builtin:
@@ -97,5 +95,5 @@ class Builtin:
         return self.decode(out[0, ids.shape[1] :])
 
     def save_assets(self, folder: Path) -> None:
-        for name in PARTS:
-            shutil.copyfile(FOLDER / name, folder / name)
+        config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8")) | self.module.config.to_dict()  # type: ignore[operator, union-attr]
+        (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")

@@ -124,16 +124,17 @@ def calibrate(
         started = time.perf_counter()
         if progress is not None:
             progress(Progress("quantize", unit.index, len(todo), unit.name or "outside the blocks"))
-        before = None if known is None else known(unit)
         with hold(unit.name):
+            before = None if known is None else known(unit)
             check_finite(unit.layers)
             done = Finished(unit, [])
-            originals = {p.name: _weight(p).data for p in unit.layers}
+            two = walk is not None and walk.exact is not None
+            originals = {p.name: _weight(p).data for p in unit.layers} if two else {}
             if before is not None:
                 for layer in unit.layers:
-                    W = originals[layer.name].flatten(1)
-                    _put_dense(layer, before[layer.name].dequantize())
-                    done.solved.append(Solved(layer, before[layer.name], relative_error(W, before[layer.name].dequantize())))
+                    W, Q = layer.target.matrix, before[layer.name].dequantize()
+                    done.solved.append(Solved(layer, before[layer.name], relative_error(W, Q)))
+                    _put_dense(layer, Q)
             else:
                 _solve_unit(module, unit, made, source, walk, originals, seed, done)
             if walk is not None and unit.name:
@@ -266,9 +267,14 @@ def output_error(W: Tensor, Q: Tensor, H: Tensor | None) -> float | None:
     """||(W - Q) X||^2 / ||W X||^2 on the calibration data, from the Gram matrix; None without one."""
     if H is None:
         return None
-    small = H.float()
-    D, W = (W.float() - Q), W.float()
-    return float(((D @ small) * D).sum(dtype=torch.float64) / ((W @ small) * W).sum(dtype=torch.float64).clamp(min=1e-300))
+    W = W.float()
+    lost = whole = 0.0
+    for rows in range(0, H.shape[0], 1024):  # in slices: a float32 copy of a large H is too much memory
+        part = H[:, rows : rows + 1024].float()
+        D = W - Q
+        lost += float(((D @ part) * D[:, rows : rows + 1024]).sum(dtype=torch.float64))
+        whole += float(((W @ part) * W[:, rows : rows + 1024]).sum(dtype=torch.float64))
+    return lost / max(whole, 1e-300)
 
 
 def _weight(layer: LayerPlan) -> Any:
@@ -276,8 +282,9 @@ def _weight(layer: LayerPlan) -> Any:
 
 
 def _put_dense(layer: LayerPlan, Q: Tensor) -> None:
-    weight = _weight(layer)
-    weight.data = Q.reshape(weight.shape).to(weight.dtype)
+    """A parameter of its own: what was tied to the old one keeps the old numbers."""
+    old, module = _weight(layer), layer.target.module
+    module.weight = nn.Parameter(Q.reshape(old.shape).to(old.dtype), requires_grad=old.requires_grad)
 
 
 @contextmanager

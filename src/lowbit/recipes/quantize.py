@@ -61,16 +61,15 @@ def quantize(
         source = Source((), model)
     else:
         source = calibration_source(model, [made.solver], data, sequences, length)
-    originals = {p.name: p.target.module.weight.data for p in made.layers}  # type: ignore[union-attr]
+    originals = [(p.target.module, p.target.module.weight) for p in made.layers]
     packed = []
     try:
         for done in calibrate(module, made, source, seed=seed, progress=progress):
             packed += [(solved.layer, PackedWeight.of(solved.weight)) for solved in done.solved]
-    except BaseException:
-        for p in made.layers:
-            p.target.module.weight.data = originals[p.name]  # type: ignore[union-attr, assignment]
-        raise
-    for layer, weight in packed:
-        put(module, layer.name, packed_module(layer.target.module, weight, made.activations))
+    finally:
+        for layer, weight in originals:
+            layer.weight = weight
+    for planned, parts in packed:
+        put(module, planned.name, packed_module(planned.target.module, parts, made.activations))
     keep_dense(module)
     return model

@@ -23,12 +23,14 @@ RoundColumn = Callable[[Tensor], Tensor]
 def refittable(quantizer: Quantizer) -> int:
     """The group size when each group's scale can be fitted on its own under frozen outer levels, otherwise 0.
 
-    That needs blocks along the rows, and scales that are plain, cast, or under one scale for the whole tensor.
+    That needs blocks along the rows, scales that are plain, cast, or under one scale for the whole tensor, and offsets that are
+    plain or cast.
     """
     if not isinstance(quantizer, Scheme) or quantizer.scaling is None or quantizer.center is not None:
         return 0
-    size, levels = quantizer.blocks.size, [quantizer.scale_quantizer, quantizer.offset_quantizer]
-    plain = all(q is None or (isinstance(q, Scheme) and q.blocks.size is None) for q in levels)
+    size, scales, offsets = quantizer.blocks.size, quantizer.scale_quantizer, quantizer.offset_quantizer
+    plain = scales is None or (isinstance(scales, Scheme) and scales.blocks.size is None)
+    plain &= offsets is None or (isinstance(offsets, Scheme) and offsets.scaling is None)  # their outer level is not frozen
     if not isinstance(size, tuple) or len(size) != 1 or quantizer.blocks.ragged or not plain:
         return 0
     return size[0] or -1
@@ -42,14 +44,19 @@ def outer_level(grid: Grid) -> Grid | None:
 def column_rounder(grid: Grid, column: int, rounding: Rounding = nearest_even) -> RoundColumn:
     """How to round one column of a matrix on its grid, quickly where the grid is an ordinary one.
 
-    The result equals ``grid.choose(W).dequantize()[:, column]`` bit for bit.
+    The result is ``grid.choose(W).dequantize()[:, column]``, to the last bit where it is not zero; a zero may have the
+    other sign. Numbers beyond the grid saturate.
     """
     fmt = grid.format
-    if isinstance(fmt, TableFormat) and rounding.cut is not None and grid.negative is None and grid.table is None and grid.inverse is None:
-        part = grid if grid.shape[1] == 1 and grid.blocks.size == (1, 1) else None
-        return _ordinary(grid if part is None else part, fmt, column, rounding)
-    single = grid.part(slice(None), slice(column, column + 1))
+    if isinstance(fmt, TableFormat) and rounding.cut is not None and ordinary(grid):
+        return _ordinary(grid, fmt, column, rounding)
+    single = replace(grid.part(slice(None), slice(column, column + 1)), overflow="saturate")
     return lambda w: single.choose(w[:, None], rounding).dequantize()[:, 0]
+
+
+def ordinary(grid: Grid) -> bool:
+    """Whether one scale, zero and offset an element say all, in the order of the columns."""
+    return all(part is None for part in (grid.negative, grid.table, grid.inverse, grid.order))
 
 
 def _ordinary(grid: Grid, fmt: TableFormat, column: int, rounding: Rounding) -> RoundColumn:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -19,7 +19,7 @@ from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.scheme import Scheme
 from lowbit.quantizers.weight import Weight
 from lowbit.rounding.ieee754 import nearest_even
-from lowbit.solvers.columns import GroupFits, RoundColumn, column_rounder, outer_level, refittable, table_rounder
+from lowbit.solvers.columns import GroupFits, RoundColumn, column_rounder, ordinary, outer_level, refittable, table_rounder
 from lowbit.solvers.solver import Solver
 from lowbit.threads import one_thread
 
@@ -58,7 +58,7 @@ class GPTQ(Solver):
 
     Raises:
         ShapeError: the Gram matrix does not fit the weight.
-        UnsupportedError: a quantizer whose grid has an order of its own, or no damping makes the factorization work.
+        UnsupportedError: a quantizer that does not round to nearest, or no damping makes the factorization work.
     """
 
     damping: float = 0.01
@@ -77,6 +77,9 @@ class GPTQ(Solver):
         n = W.shape[1]
         if tuple(H.shape) != (n, n):
             raise ShapeError(f"gram is {tuple(H.shape)}, but W has {n} inputs")
+        rounding = getattr(quantizer, "rounding", nearest_even)
+        if rounding is not nearest_even:
+            raise UnsupportedError(f"gptq rounds to nearest, the quantizer says round={rounding}; leave that out, or take the solver rtn")
         W = W.detach().float()
         diagonal = H.diagonal()
         group = refittable(quantizer)
@@ -84,8 +87,8 @@ class GPTQ(Solver):
         perm = self._permutation(diagonal, group or n)
         U = shared_factor(H, self.damping, self.order, group or n, perm)
         sweep = _Sweep(W, quantizer, U, perm, group if self.order != "act" else 0, self.batch)
-        Q, grid = sweep.run()
-        codes = grid.choose(Q, nearest_even)
+        C, grid = sweep.run()
+        codes = replace(grid, overflow="saturate").choose(C, nearest_even)
         return Weight((codes,), (quantizer,))
 
     def _permutation(self, diagonal: Tensor, group: int) -> Tensor | None:
@@ -105,14 +108,19 @@ class _Last:
     gram: weakref.ref[Tensor] | None = None
     factor: Tensor | None = None
 
+    @classmethod
+    def forget(cls, gram: object = None) -> None:
+        """Drop the factor; called when its Gram matrix goes."""
+        cls.key, cls.gram, cls.factor = None, None, None
+
 
 def shared_factor(H: Tensor, damping: float, order: str, group: int, perm: Tensor | None) -> Tensor:
     """``inverse_factor``, computed once for consecutive layers with one and the same Gram matrix."""
     key = (damping, order, group if order == "group" else 0, H._version)
     if _Last.key != key or _Last.gram is None or _Last.gram() is not H or _Last.factor is None:
-        _Last.key, _Last.gram, _Last.factor = None, None, None
+        _Last.forget()
         factor = inverse_factor(H, damping, perm)
-        _Last.key, _Last.gram, _Last.factor = (*key[:3], H._version), weakref.ref(H), factor
+        _Last.key, _Last.gram, _Last.factor = (*key[:3], H._version), weakref.ref(H, _Last.forget), factor  # H has been worked on
     return _Last.factor
 
 
@@ -132,23 +140,36 @@ def inverse_factor(H: Tensor, damping: float, perm: Tensor | None = None) -> Ten
     mean = float(diagonal.mean())
     if mean == 0.0:
         return torch.eye(len(H))
+    line = diagonal.clone()
     for attempt in range(3):
-        damped = H.clone() if perm is None else H[perm][:, perm]
-        line = damped.diagonal()
-        line[line == 0] = mean
-        line += damping * 10**attempt * mean
-        with one_thread():
-            L, info = torch.linalg.cholesky_ex(damped)
-            if int(info) == 0:
-                del damped
+        raised = torch.where(line == 0, mean, line) + damping * 10**attempt * mean
+        if perm is None:  # H itself serves, with another diagonal for the time being: a copy of a large one is too much memory
+            H.diagonal().copy_(raised)
+            L, info = _cholesky(H)
+            H.diagonal().copy_(line)
+        else:
+            damped = H[perm][:, perm]
+            damped.diagonal().copy_(raised[perm])
+            L, info = _cholesky(damped)
+            del damped
+        if info == 0:
+            with one_thread():
                 torch.cholesky_inverse(L, out=L)
-                U, info = torch.linalg.cholesky_ex(L, upper=True)
-                if int(info) == 0 and bool(torch.isfinite(U.diagonal()).all()):
-                    return U.float()
+            U, info = _cholesky(L, upper=True)
+            if info == 0 and bool(torch.isfinite(U.diagonal()).all()):
+                del L
+                return U.float()
     raise UnsupportedError(
         f"the Gram matrix of {len(H)} inputs is not positive definite even with damping {damping * 100:g}; "
         "use more calibration tokens or a larger damping (gptq:damping=0.1)"
     )
+
+
+def _cholesky(H: Tensor, *, upper: bool = False) -> tuple[Tensor, int]:
+    """The factor and LAPACK's info, on one thread."""
+    with one_thread():
+        L, info = torch.linalg.cholesky_ex(H, upper=upper)
+    return L, int(info)
 
 
 class _Sweep:
@@ -167,10 +188,10 @@ class _Sweep:
         self.rows: _StaticRows | None = None if self.static is None else _StaticRows.of(self.static, quantizer)
 
     def run(self) -> tuple[Tensor, Grid]:
+        """Each column as it was when its turn came, and the grid; rounded to nearest they are the result."""
         rows, n = self.W.shape
         perm = torch.arange(n) if self.perm is None else self.perm
         work = self.W.mT[perm].contiguous()
-        out = torch.empty_like(work)
         rounder: RoundColumn | None = None
         for start in range(0, n, self.batch):
             end = min(start + self.batch, n)
@@ -183,19 +204,17 @@ class _Sweep:
                     rounder = self._static_rounder(column)
                 assert rounder is not None
                 w = work[j]
-                q = rounder(w)
-                out[j] = q
-                error = (w - q) / self.U[j, j]
+                error = (w - rounder(w)) / self.U[j, j]
                 lost[j - start] = error
                 if j + 1 < end:
                     work[j + 1 : end].addr_(self.U[j, j + 1 : end], error, alpha=-1)
             if end < n:
                 work[end:] -= self.U[start:end, end:].mT @ lost
-        Q = torch.empty_like(self.W)
-        Q[:, perm] = out.mT
+        C = torch.empty_like(self.W)
+        C[:, perm] = work.mT
         grid = self.static if self.fits is None else self.fits.grid()
         assert grid is not None
-        return Q, grid
+        return C, grid
 
     def _next_group(self, work: Tensor, lost: Tensor, start: int, j: int, index: int) -> RoundColumn:
         """Fit the group that begins at place j on its columns as the sweep has left them; later batches' share is added first."""
@@ -208,7 +227,7 @@ class _Sweep:
             columns[batch_end - j :] -= self.U[start:j, batch_end:last].mT @ lost[: j - start]
         grid = self.fits.fit(index, columns.mT.contiguous())
         fmt = grid.format
-        if isinstance(fmt, TableFormat) and grid.negative is None and grid.table is None and grid.inverse is None:
+        if isinstance(fmt, TableFormat) and ordinary(grid):
             parts = [None if v is None else dense(v)[:, 0] for v in (grid.scale, grid.zero, grid.offset)]
             return table_rounder(fmt, nearest_even, *parts)
         return column_rounder(grid.part(slice(None), slice(0, 1)), 0)
@@ -226,10 +245,8 @@ class _StaticRows:
 
     @classmethod
     def of(cls, grid: Grid, quantizer: Quantizer) -> _StaticRows | None:
-        if not isinstance(grid.format, TableFormat) or grid.negative is not None or grid.table is not None or grid.inverse is not None:
+        if not isinstance(grid.format, TableFormat) or not ordinary(grid):
             return None
-        if grid.order is not None:
-            raise UnsupportedError("a grid with a column order of its own cannot be swept; use a quantizer without one")
 
         def laid(values: Tensor | QTensor | None, blocks: object) -> Tensor | None:
             if values is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -23,11 +23,17 @@ class ExactFormat:
         values: ``values[code]`` is the number of a code.
         odd: the parity of each code; that of the code itself by default.
         reserved: codes that are never produced.
+        middle: (low, high) -> where roundings to nearest change; halfway by default, formats that round bit strings differ.
+        next: the number that would follow the largest, with the parity of the end; by default it is derived.
+        never_overflows: nothing finite becomes Inf or NaN.
     """
 
     values: Sequence[float]
     odd: Sequence[bool] | None = None
     reserved: frozenset[int] = frozenset()
+    middle: Callable[[Fraction, Fraction], Fraction] | None = None
+    next: float | None = None
+    never_overflows: bool = False
     numbers: list[Fraction] = field(init=False)
     codes: dict[Fraction, int] = field(init=False)
 
@@ -77,6 +83,8 @@ class ExactFormat:
 
     def after(self, negative: bool) -> Fraction:
         """The number that would follow the end: the last gap again, or twice the last of three that double."""
+        if self.next is not None:
+            return Fraction(-self.next if negative else self.next)
         last, *others = self.numbers[:3] if negative else self.numbers[:-4:-1]
         doubles = len(others) == 2 and last == 2 * others[0] and others[0] == 2 * others[1]
         return 2 * last if doubles else 2 * last - others[0]
@@ -100,7 +108,7 @@ class ExactFormat:
         below = exact < self.numbers[0]
         end = self.numbers[0 if below else -1]
         kept, lost = self._code(end, exact < 0), self.beyond(below, overflow)
-        if not self.overflows(below, overflow):
+        if self.never_overflows or not self.overflows(below, overflow):
             return kept
         if (end > 0) if below else (end < 0):  # numbers of one sign without zero: what has that sign is kept
             return kept if exact != 0 and (exact > 0) == below else lost
@@ -108,17 +116,16 @@ class ExactFormat:
             return kept
         if rounding in ("away_from_zero", "up", "down"):
             return lost
-        if rounding == "to_odd" and self.is_odd(end):
+        if rounding == "to_odd" and (self.is_odd(end) or self.next is not None):
             return kept
         after = self.after(below)
         if (exact <= after) if below else (exact >= after):
             return lost
         low, high = (after, end) if below else (end, after)
-        odd = not self.is_odd(end) if below else self.is_odd(end)
+        odd = self.is_odd(end) if not below or self.next is not None else not self.is_odd(end)
         return kept if self._choose(exact, low, high, rounding, odd) == end else lost
 
-    @staticmethod
-    def _choose(y: Fraction, low: Fraction, high: Fraction, rounding: str, low_is_odd: bool) -> Fraction:
+    def _choose(self, y: Fraction, low: Fraction, high: Fraction, rounding: str, low_is_odd: bool) -> Fraction:
         if rounding == "up":
             return high
         if rounding == "down":
@@ -130,10 +137,25 @@ class ExactFormat:
             if low < 0 < high:  # no zero between them: the sign decides
                 return (high if y >= 0 else low) if rounding == "toward_zero" else (high if y > 0 else low)
             return inner if rounding == "toward_zero" else outer
-        if y - low != high - y:
-            return low if y - low < high - y else high
+        middle = (low + high) / 2 if self.middle is None else self.middle(low, high)
+        if y != middle:
+            return low if y < middle else high
         if rounding == "nearest_even":
             return high if low_is_odd else low
         if rounding == "nearest_away":
             return high if y >= 0 else low
         raise ValueError(f"no definition of {rounding!r} here")
+
+
+def to_float32(value: Fraction) -> float:
+    """The nearest float32, ties to even, subnormals and overflow included; zero comes out positive."""
+    size = abs(value)
+    if size == 0:
+        return 0.0
+    e = size.numerator.bit_length() - size.denominator.bit_length()
+    e = e if Fraction(2) ** e <= size else e - 1
+    step = Fraction(2) ** (max(e, -126) - 23)
+    count, rest = divmod(size, step)
+    count += rest > step / 2 or (rest == step / 2 and count % 2 == 1)
+    found = count * step
+    return math.copysign(math.inf if found >= Fraction(2) ** 128 else float(found), value)

@@ -14,7 +14,7 @@ from lowbit.formats.format import Format, Overflow
 from lowbit.philox import Key, noise
 from lowbit.rounding.rounding import Rounding
 from lowbit.testing.exact import DETERMINISTIC, ExactFormat
-from lowbit.testing.threads import threads
+from lowbit.threads import one_thread
 
 
 def all_codes(fmt: Format, limit: int = 1 << 16) -> Tensor:
@@ -59,7 +59,7 @@ def check_format(fmt: Format, per_check: int = 4096, dtypes: Sequence[torch.dtyp
         per_check: at most so many numbers are compared with the exact encoder for each rounding and overflow.
         dtypes: what they are given in.
     """
-    with threads(1):
+    with one_thread():
         check_facts(fmt)
         for table in tables_of(fmt):
             check_round_trip(fmt, table)
@@ -173,7 +173,8 @@ def check_against_exact(
 def _exact(fmt: Format, table: Tensor | None) -> ExactFormat:
     codes = all_codes(fmt)
     odd = fmt.odd if getattr(fmt, "odd", None) is not None else None
-    return ExactFormat(fmt.decode(codes, table).tolist(), odd, getattr(fmt, "reserved", frozenset()))
+    rules = {"middle": getattr(fmt, "middle", None), "next": getattr(fmt, "after", None), "never_overflows": getattr(fmt, "never_overflows", False)}
+    return ExactFormat(fmt.decode(codes, table).tolist(), odd, getattr(fmt, "reserved", frozenset()), **rules)
 
 
 def check_shapes(fmt: Format) -> None:

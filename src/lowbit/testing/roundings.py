@@ -13,7 +13,7 @@ from lowbit.formats.format import Format
 from lowbit.formats.table import TableFormat, smallest_above
 from lowbit.philox import Key, noise
 from lowbit.rounding.rounding import Gap, Rounding
-from lowbit.testing.threads import threads
+from lowbit.threads import one_thread
 
 #: even and uneven gaps, a gap around zero without a zero, one-sided numbers
 TABLES = (
@@ -60,7 +60,7 @@ def check_rounding(rounding: Rounding, draws: int = 20_000) -> None:
     Args:
         draws: how often a noisy rounding is asked about one number.
     """
-    with threads(1):
+    with one_thread():
         for fmt in formats():
             check_neighbours(rounding, fmt)
             if not rounding.noisy:
