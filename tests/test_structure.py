@@ -24,7 +24,7 @@ FLOORS = {
             "errors",
             "catalog progress sizes threads",
             "blocks packing philox rounding",
-            "formats statistics",
+            "formats radix statistics",
             "kernels",
             "scaling",
             "quantizers",
@@ -55,6 +55,7 @@ UNMIRRORED = {
     "test_examples.py": "about examples/",
     "test_contracts.py": "contracts run on every member of a family",
     "test_public_api.py": "about the names in lowbit itself",
+    "quantizers/test_hard_cases.py": "cases of the literature that need several quantizers and parts at once",
     "cli/test_catalogue_commands.py": "list, where, cite, show, doctor and docs read the same catalogue and share fixtures",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from fractions import Fraction
 
 from lowbit.errors import SpecError
 
@@ -18,7 +18,7 @@ def size(words: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", words)
     factor = UNITS.get(match[2].lower()) if match else None
-    count = 0 if match is None or factor is None else int(Decimal(match[1]) * factor)
+    count = 0 if match is None or factor is None else int(Fraction(match[1]) * factor)
     if count <= 0:
         raise SpecError(f"{words!r} is no size above 0; write 500MB or 2GB")
     return count

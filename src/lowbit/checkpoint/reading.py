@@ -178,4 +178,4 @@ def open_model(name: str, device: str = "cpu", dtype: str | None = None) -> Mode
         return open_original(name, device, dtype)
     if dtype is not None:
         raise ModelError(f"{name!r} is a checkpoint, which keeps the dtypes it was written with; leave out the dtype")
-    return load(place, device)
+    return load(name, device)

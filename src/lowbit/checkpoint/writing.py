@@ -6,6 +6,7 @@ import errno
 import os
 import platform
 import shutil
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -110,15 +111,16 @@ class Writer:
         self._meaning: dict[str, str] = {}
         self._waiting_bytes = 0
         self._shards = 0
-        self._places: dict[tuple[int, tuple[int, ...], torch.dtype], str] = {}
+        self._places: dict[tuple[int, tuple[int, ...], torch.dtype], tuple[str, weakref.ref[Tensor]]] = {}
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """A tensor under its own name; one whose values were added before is noted as tied."""
+        """A tensor under its own name; one that lies where another one lies that was added before is noted as tied."""
         place = (tensor.data_ptr(), tuple(tensor.shape), tensor.dtype)
-        if tensor.numel() and place in self._places:
-            self.manifest.tied[name] = self._places[place]
+        first, there = self._places.get(place, ("", None))
+        if tensor.numel() and there is not None and there() is not None:  # the memory of a tensor that is gone may be used again
+            self.manifest.tied[name] = first
             return
-        self._places[place] = name
+        self._places[place] = (name, weakref.ref(tensor))
         self._put(name, narrowed(tensor.detach()), tensor.dtype)
 
     def add_packed(self, name: str, module: str, weight: PackedWeight, activations: str | None = None, **facts: Any) -> None:

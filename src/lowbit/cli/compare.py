@@ -72,7 +72,7 @@ def run(
     patterns: dict[str, Any] = {"only": only or ONLY, "ignore": IGNORE if ignore is None else ignore}
     texts = [load_text(t) for t in text or ()]
     opened = open_model(model, device, dtype)
-    notes = []
+    notes: list[str] = []
     if weights is None:
         chosen, notes = fitting(opened.module, chosen, patterns)
     with bars() as progress:

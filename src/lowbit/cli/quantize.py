@@ -68,7 +68,7 @@ def run(
     source = calibration_source(opened, [method], calibrate or (), sequences, length)
     spill = False
     if limit is not None:
-        hidden = int(opened.module.config.get_text_config().hidden_size)  # type: ignore[union-attr]
+        hidden = int(opened.module.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
         spill = spill_under(limit, need(opened.module, made, len(source.samples), length, hidden, streamed=True))
     else:
         check_finite(made.layers)

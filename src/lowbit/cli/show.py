@@ -93,7 +93,7 @@ def format_text(fmt: Format) -> str:
             lines.append(f"  step between positive neighbours, relative to the lower one: {least:.4g} to {largest:.4g}")
         present = [f"{f['zeros']} zero" + "s" * (f["zeros"] != 1), f"{f['nans']} NaN", f"{f['infinities']} Inf"]
         present += [f"{len(f['reserved'])} code that is read but never written"] if f["reserved"] else []
-        present += [f"{f['alternatives']} alternative tables"] if f["alternatives"] else []
+        present += [f"{f['alternatives']} alternative tables that are not drawn"] if f["alternatives"] else []
         lines.append(f"  {f['numbers']} different numbers; {', '.join(present)}")
     lines.append(f"  absmax maps the largest magnitude of a block to {number(f['absmax_to'])}")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from lowbit.catalog import Source, register
 from lowbit.errors import UnsupportedError
 from lowbit.formats.bit_format import BitFormat
 from lowbit.formats.format import Overflow
-from lowbit.formats.table import TableFormat, smallest_above
+from lowbit.formats.middles import MiddleFormat, to_nearest
 from lowbit.rounding.ieee754 import nearest_even
 from lowbit.rounding.rounding import Gap, Rounding
 
@@ -53,13 +53,8 @@ def decode(code: int, bits: int, es: int) -> Fraction | None:
     return (-1) ** sign * mantissa * Fraction(2) ** (regime * 2**es + exponent)
 
 
-def _to_nearest(rounding: Rounding) -> bool:
-    """Whether a rounding with cut points is one to nearest: its cut of a gap is the middle."""
-    return rounding.cut is not None and rounding.cut(Fraction(2), Fraction(4), False)[0] == 3
-
-
 @dataclass(frozen=True, eq=False)
-class Posit(TableFormat):
+class Posit(MiddleFormat):
     """A posit of at most 16 bits as a table, with the cut points of the standard.
 
     The cut between two neighbours is the posit of one bit more that lies between them. Between zero and the smallest
@@ -79,7 +74,10 @@ class Posit(TableFormat):
         self, rounding: Rounding = nearest_even, dtype: torch.dtype = torch.float32, overflow: Overflow = "saturate", table: int = 0
     ) -> Tensor:
         """For each pair of neighbours the smallest input that goes up; with overflow=special also from and to NaR."""
-        return _posit_cuts(self, rounding, dtype, overflow)[0].clone()
+        points = super().cutpoints(rounding, dtype, "saturate", table)
+        if overflow == "saturate":
+            return points
+        return torch.cat((points.new_tensor([-torch.finfo(dtype).max]), points, points.new_tensor([torch.inf])))
 
     def _encode_flat(self, y: Tensor, rounding: Rounding, noise: Tensor | None, overflow: Overflow, table: int) -> Tensor:
         if overflow == "special":
@@ -97,26 +95,6 @@ def _middles(fmt: Posit) -> dict[tuple[Fraction, Fraction], Fraction]:
         assert pair[0] is not None and pair[1] is not None and between is not None
         found[pair[0], pair[1]] = between
     return found
-
-
-@lru_cache(maxsize=256)
-def _posit_cuts(fmt: Posit, rounding: Rounding, dtype: torch.dtype, overflow: Overflow) -> tuple[Tensor]:
-    if rounding.cut is None:
-        raise UnsupportedError(f"rounding {rounding.name} depends on more than the number, so it has no cut points")
-    line = fmt.lines[0]
-    exact = [Fraction(v) for v in line.values]
-    cuts = []
-    for low, high, odd in zip(exact, exact[1:], line.odd, strict=False):
-        if not _to_nearest(rounding):
-            cuts.append(rounding.cut(low, high, odd))
-        elif low == 0 or high == 0:
-            cuts.append((Fraction(0), high == 0))
-        else:
-            cuts.append((fmt.middle(low, high), rounding.cut(low, high, odd)[1]))
-    points = smallest_above(cuts, dtype)
-    if overflow == "special":
-        points = [-float(torch.finfo(dtype).max), *points, float("inf")]
-    return (torch.tensor(points, dtype=dtype),)
 
 
 @dataclass(frozen=True)
@@ -173,7 +151,7 @@ class WidePosit(BitFormat):
         word, side = self._truncated(size)
         low, high = self._magnitude(word), self._magnitude((word + 1).clamp(max=(1 << self.bits - 1) - 1))
         small = (x.abs() < self.min_positive) & (x != 0)
-        if not _to_nearest(rounding):  # below the smallest posit directed and stochastic roundings may go to zero
+        if not to_nearest(rounding):  # below the smallest posit directed and stochastic roundings may go to zero
             word, low = torch.where(small, 0, word), torch.where(small, 0.0, low)
             high, side = torch.where(small, self.min_positive, high), torch.where(small, 0.25, side)
         share = side if rounding.cut is not None else ((x.abs() - low) / (high - low)).nan_to_num(0.0)

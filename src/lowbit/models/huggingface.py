@@ -149,7 +149,7 @@ class HuggingFace:
         return self.decode(out[0, ids.shape[1] :])
 
     def save_assets(self, folder: Path) -> None:
-        self.module.config.save_pretrained(folder)  # type: ignore[union-attr]
+        self.module.config.save_pretrained(folder)  # type: ignore[union-attr, operator]
         try:
             self.tokenizer.save_pretrained(folder)
         except Exception as error:  # tokenizers says what the system said, in an exception of no type of its own

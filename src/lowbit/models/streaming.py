@@ -22,6 +22,7 @@ class Streamed(HuggingFace):
 
     Attributes:
         dtype: what parameters are computed in.
+        tied: name -> name of the parameter that it shares its numbers with.
     """
 
     streamed = True
@@ -31,6 +32,9 @@ class Streamed(HuggingFace):
         self.places = places
         self.dtype = dtype
         self.blocks = tuple(block_names(module))
+        first: dict[int, str] = {}
+        names = [(n, first.setdefault(id(p), n)) for n, p in module.named_parameters(remove_duplicate=False)]
+        self.tied = {name: source for name, source in names if name != source}
 
     @classmethod
     def open(cls, folder: str, dtype: torch.dtype | None = None) -> Streamed:
@@ -56,6 +60,7 @@ class Streamed(HuggingFace):
         Raises:
             ModelError: the file is missing, truncated or damaged.
         """
+        name = self.tied.get(name, name)
         path = self.places[name]
         try:
             with safe_open(path, "pt") as file:

@@ -33,7 +33,7 @@ class Call:
     def run(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """The block's new hidden state."""
         with torch.no_grad():
-            out = block(hidden, *self.args, **self.kwargs)
+            out = block(hidden.clone(), *self.args, **self.kwargs)  # some blocks work on their input in place
         return out[0] if self.in_tuple else out  # type: ignore[no-any-return]
 
 
@@ -145,6 +145,16 @@ def as_matrix(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, nn.Conv1d | nn.Conv3d):
         raise UnsupportedError(f"the inputs of {type(layer).__name__} are not collected")
     return x.flatten(0, -2)
+
+
+def of_one_matrix(block: nn.Module, names: Sequence[str]) -> list[list[str]]:
+    """Products that read one tensor, parted where they lay it out as different matrices, as convolutions of two sizes do."""
+    found: dict[tuple[Any, ...], list[str]] = {}
+    for name in names:
+        layer = block.get_submodule(name)
+        layout = (layer.kernel_size, layer.dilation, layer.padding, layer.stride) if isinstance(layer, nn.Conv2d) else ()
+        found.setdefault(layout, []).append(name)
+    return list(found.values())
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

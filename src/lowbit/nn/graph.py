@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ from lowbit.nn.replace import KINDS
 COPIES = {"aten._to_copy", "aten.clone", "aten.contiguous", "aten.dropout", "aten.native_dropout", "aten.copy_", "aten.lift_fresh"}
 #: operations that scale a branch on its way to the sum (layer scale, residual multipliers)
 SCALINGS = {"aten.mul", "aten.div"}
+#: functions of one number that may stand between a sum and who reads it, as in ResNet
+ACTIVATIONS = {f"aten.{name}" for name in ("relu", "hardtanh", "hardswish", "silu", "gelu", "leaky_relu")}
 ADDITIONS = {"aten.add", "aten.add_"}
 
 
@@ -25,7 +27,7 @@ class Product:
 
     Args:
         name: as in ``named_modules``.
-        inputs: products with the same number read the same tensor.
+        inputs: products with the same number read the same numbers.
         norm: the norm whose output it reads, or None.
         reads_residual: whether it reads the residual stream directly.
         writes_residual: whether its result is added to the residual stream.
@@ -77,13 +79,24 @@ class _Tracer(TorchDispatchMode):
         super().__init__()
         self.alive: list[Any] = []
         self.root: dict[int, int] = {}
+        self.copies: dict[tuple[int, int], tuple[Hashable, int, int]] = {}
         self.branches: dict[int, set[str]] = {}
+        self.sums: dict[int, set[str]] = {}
+        self.activated: dict[int, int] = {}
         self.additions: list[tuple[int, int, int, set[str]]] = []
 
     def key(self, x: Tensor) -> int:
         """The storage that first held these numbers."""
         place = x.untyped_storage().data_ptr()
         return self.root.get(place, place)
+
+    def matrix(self, x: Tensor) -> Hashable:
+        """The same for tensors that hold the same numbers as rows of one length, whatever their leading axes."""
+        here = (x.untyped_storage().data_ptr(), _version(x))
+        copied = self.copies.get(here)
+        if copied is not None and copied[1:] == (x.shape[-1], x.numel()):
+            return copied[0]
+        return (*here, x.storage_offset(), x.shape[-1], x.stride(-1), x.numel())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -96,6 +109,10 @@ class _Tracer(TorchDispatchMode):
         place, first = out.untyped_storage().data_ptr(), self.key(tensors[0])
         if name in COPIES and place != tensors[0].untyped_storage().data_ptr():
             self.root[place] = first
+            if out.dim() and out.shape == tensors[0].shape:
+                self.copies[place, _version(out)] = (self.matrix(tensors[0]), out.shape[-1], out.numel())
+        elif name in ACTIVATIONS:
+            self.activated[place] = first
         elif name in SCALINGS:
             for each in tensors:
                 if self.key(each) in self.branches and each.shape == out.shape:
@@ -105,9 +122,11 @@ class _Tracer(TorchDispatchMode):
         return result
 
     def _addition(self, place: int, a: int, b: int) -> None:
-        found = self.branches.get(a, set()) | self.branches.get(b, set())
-        if found:
-            self.additions.append((place, a, b, found))
+        one, other = (self.branches.get(side, set()) | self.sums.get(side, set()) for side in (a, b))
+        if one or other:
+            self.additions.append((place, a, b, one | other))
+        if one and other:  # branches may be added to each other before they are added to the stream
+            self.sums[place] = one | other
 
     def residual(self, readers: set[int]) -> tuple[set[int], set[str]]:
         """The tensors of the residual stream, and the products that are added to it.
@@ -118,6 +137,7 @@ class _Tracer(TorchDispatchMode):
         Args:
             readers: tensors that norms and products read.
         """
+        readers = readers | {self.activated[source] for source in readers if source in self.activated}
         stream: set[int] = set()
         writers: set[str] = set()
         for place, a, b, found in reversed(self.additions):
@@ -128,6 +148,11 @@ class _Tracer(TorchDispatchMode):
         return stream, writers
 
 
+def _version(x: Tensor) -> int:
+    """Counts the changes in place."""
+    return 0 if x.is_inference() else x._version
+
+
 def discover(module: nn.Module, run: Callable[[], object]) -> Graph:
     """Run the model once and note what its products and norms read and write.
 
@@ -135,14 +160,14 @@ def discover(module: nn.Module, run: Callable[[], object]) -> Graph:
         run: runs ``module`` on a small sample (a few tokens, one image); called once, without gradients.
     """
     tracer = _Tracer()
-    seen: list[tuple[str, int]] = []
+    seen: list[tuple[str, int, Hashable]] = []
     norms: dict[str, tuple[int, int]] = {}
     hooks = []
 
     def product_hook(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, args: tuple[Any, ...], out: Any) -> None:
             if args and isinstance(args[0], Tensor) and isinstance(out, Tensor):
-                seen.append((name, tracer.key(args[0])))
+                seen.append((name, tracer.key(args[0]), tracer.matrix(args[0])))
                 tracer.branches.setdefault(tracer.key(out), set()).add(name)
 
         return hook
@@ -172,17 +197,17 @@ def discover(module: nn.Module, run: Callable[[], object]) -> Graph:
     return _graph(module, tracer, seen, norms)
 
 
-def _graph(module: nn.Module, tracer: _Tracer, seen: list[tuple[str, int]], norms: dict[str, tuple[int, int]]) -> Graph:
-    stream, writers = tracer.residual({source for _, source in seen} | {source for source, _ in norms.values()})
+def _graph(module: nn.Module, tracer: _Tracer, seen: list[tuple[str, int, Hashable]], norms: dict[str, tuple[int, int]]) -> Graph:
+    stream, writers = tracer.residual({source for _, source, _ in seen} | {source for source, _ in norms.values()})
     after = {out: name for name, (_, out) in norms.items()}
-    number: dict[int, int] = {}
+    number: dict[Hashable, int] = {}
     calls: dict[str, int] = {}
-    first: dict[str, int] = {}
+    first: dict[str, tuple[int, Hashable]] = {}
     unsure: dict[str, str] = {}
-    for name, source in seen:
+    for name, source, matrix in seen:
         calls[name] = calls.get(name, 0) + 1
-        first.setdefault(name, source)
-        number.setdefault(source, len(number))
+        first.setdefault(name, (source, matrix))
+        number.setdefault(matrix, len(number))
     for name, count in calls.items():
         if count > 1:
             unsure[name] = f"it ran {count} times in one pass"
@@ -191,8 +216,8 @@ def _graph(module: nn.Module, tracer: _Tracer, seen: list[tuple[str, int]], norm
         if isinstance(layer, KINDS) and name not in ran:
             unsure[name] = "it did not run on the sample"
     products = tuple(
-        Product(name, number[source], after.get(source), source in stream, name in writers, calls[name])
-        for name, source in first.items()
+        Product(name, number[matrix], after.get(source), source in stream, name in writers, calls[name])
+        for name, (source, matrix) in first.items()
     )
     shared: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):

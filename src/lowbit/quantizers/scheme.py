@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -180,6 +181,8 @@ def _stored(parts: Mapping[str, Tensor], name: str, quantizer: Quantizer | None,
     if quantizer is None:
         return unpack_plain(parts, name, counts)
     inner = {k.removeprefix(f"{name}."): v for k, v in parts.items() if k.startswith(f"{name}.")}
+    if not inner:
+        raise CheckpointError(f"the parts '{name}.*' are missing; there are {sorted(parts)}")
     return quantizer.unpack(inner, counts)
 
 
@@ -201,4 +204,5 @@ def _mix(grids: list[Grid], chosen: Tensor) -> Grid:
         return replace(first, codes=mixed) if isinstance(first, QTensor) else mixed
 
     names = ["scale", "negative", "zero", "table", "inverse"] + (["offset"] if grids[0].offset_blocks is None else [])
-    return replace(grids[0], **{name: pick([getattr(g, name) for g in grids]) for name in names})
+    mixed: dict[str, Any] = {name: pick([getattr(g, name) for g in grids]) for name in names}
+    return replace(grids[0], **mixed)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lowbit import catalog
 from lowbit.errors import LowbitError, NonFiniteError, UnsupportedError
-from lowbit.nn.capture import Call, calls, first_inputs, product_inputs, returns_tuple
+from lowbit.nn.capture import Call, calls, first_inputs, of_one_matrix, product_inputs, returns_tuple
 from lowbit.nn.graph import block_names, discover
 from lowbit.philox import Key
 from lowbit.progress import Progress, ProgressCallback
@@ -80,7 +80,8 @@ Resident = Callable[[str], Any]
 def units(module: nn.Module, made: Plan) -> list[Unit]:
     """The units of a plan: one a block that has layers to quantize, then one for what lies outside."""
     blocks = block_names(module)
-    found, inside = [], set()
+    found: list[Unit] = []
+    inside: set[str] = set()
     for name in blocks:
         layers = tuple(p for p in made.layers if p.name.startswith(name + "."))
         inside |= {p.name for p in layers}
@@ -201,7 +202,9 @@ def _solve_unit(
 
     graph = discover(block, lambda: run(0))
     layers = {p.name.removeprefix(prefix): p for p in unit.layers}
-    for group in graph.groups(layers):
+    able = graph.groups(layers.keys() - graph.unsure.keys())
+    groups = [group for shared in able for group in of_one_matrix(block, shared)]
+    for group in groups:
         stats, tokens, reason = _collect(made, unit, block, group[0], len(source.samples), run, originals, inside)
         for name in group:
             layer = layers[name]
@@ -213,7 +216,7 @@ def _solve_unit(
                     "use more sequences or a larger damping"
                 )
             _solve_layer(layer, made, stats, seed, done)
-    for name in layers.keys() - {n for g in graph.groups(layers) for n in g}:
+    for name in sorted(layers.keys() - {n for group in groups for n in group}):
         done.warnings.append(f"{layers[name].name}: {graph.unsure.get(name, 'it did not run')}; rounded to nearest")
         _solve_layer(layers[name], made, None, seed, done)
     order = {p.name: i for i, p in enumerate(unit.layers)}

@@ -153,13 +153,13 @@ def plan(
     elsewhere = {id(getattr(m, "weight", None)) for m in model.modules() if id(m) not in replaced}
     packed = {id(t.module.weight) for t in chosen} - elsewhere
     tensors = {id(t): t for t in [*model.parameters(), *_saved_buffers(model)]}
-    kept = {_place(p): p for p in tensors.values() if id(p) not in packed}
+    others = {_place(p): p for p in tensors.values() if id(p) not in packed}
     distinct = {_place(p): p for p in tensors.values()}
     return Plan(
         tuple(layers),
         parse_solver(solver),
         inputs,
-        sum(p.numel() * p.element_size() for p in kept.values()),
+        sum(p.numel() * p.element_size() for p in others.values()),
         sum(p.numel() * p.element_size() for p in distinct.values()),
     )
 

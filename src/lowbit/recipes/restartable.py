@@ -120,14 +120,15 @@ def quantize_restartably(
 
 def _add_rest(writer: Writer, model: Streamed) -> None:
     """Every tensor of a streamed model that no packed layer holds, one at a time."""
-    shared: dict[int, str] = {}
-    for name, parameter in model.module.named_parameters(remove_duplicate=False):
+    written: dict[str, str] = {}
+    for name, _ in model.module.named_parameters(remove_duplicate=False):
         if name.rpartition(".")[0] in writer.manifest.layers and name.endswith(".weight"):
             continue
-        if id(parameter) in shared:
-            writer.manifest.tied[name] = shared[id(parameter)]
+        source = model.tied.get(name, name)
+        if source in written:
+            writer.manifest.tied[name] = written[source]
             continue
-        shared[id(parameter)] = name
+        written[source] = name
         writer.add(name, model.read(name))
 
 
@@ -138,23 +139,24 @@ def check_enterable(folder: Path) -> None:
         OutputError: it is a file, or holds something else.
     """
     if (folder / MANIFEST).is_file() or not (folder / RUN).is_file():
-        made = not folder.exists()
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
         claim_folder(folder)
-        if made:
-            folder.rmdir()
+        for place in made:
+            place.rmdir()
 
 
 @contextmanager
 def unfinished(folder: Path) -> Iterator[None]:
     """When the block fails before any unit is finished, what it wrote is removed; otherwise finished units stay."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]
+    before = set(folder.iterdir()) if folder.is_dir() else set()
     try:
         yield
     except BaseException as error:
         if any(folder.glob("unit-*.json")):
             error.add_note("finished units stay: the same command goes on from there")
         elif folder.is_dir():
-            for file in folder.iterdir():
+            for file in set(folder.iterdir()) - before:
                 file.unlink()
             for place in made:
                 place.rmdir()

@@ -34,12 +34,14 @@ class Rounding:
         cut: for rules that depend on y alone: (low, high, low is odd) -> (point, inclusive): y goes up if it
             is above the point, or at it when inclusive. Exact: formats turn it into one comparison per code.
         noisy: whether ``up`` reads noise.
+        bias: of a noisy rounding, the largest |E[round(y)] - y| as a share of the gap; 0 where noise makes up for all but 2**-20.
     """
 
     name: str
     up: Callable[[Gap, Tensor | None], Tensor]
     cut: Callable[[Fraction, Fraction, bool], tuple[Fraction, bool]] | None = None
     noisy: bool = False
+    bias: float = 0.0
 
     def __call__(self, gap: Gap, noise: Tensor | None = None) -> Tensor:
         """True where the upper neighbour is taken."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from lowbit.catalog import Source, register
 from lowbit.errors import UnsupportedError
 from lowbit.formats.format import Format
-from lowbit.scaling.scaling import Affine, Rule, finite_or_nan
+from lowbit.scaling.scaling import Affine, Rule, fixed_sum, step
 
 BADRI = Source(
     "Half-Quadratic Quantization of Large Machine Learning Models",
@@ -49,7 +49,7 @@ class HQQ(Rule):
         if fmt.max - fmt.min != fmt.levels - 1 or fmt.min != int(fmt.min):
             raise UnsupportedError(f"hqq needs a format of consecutive integers, {fmt.name} is none; use int4 or uint4")
         low, high = blocks.amin(-1, keepdim=True), blocks.amax(-1, keepdim=True)
-        scale = finite_or_nan((high - low) / (fmt.levels - 1))
+        scale = step(low, high, fmt.levels - 1)
         flat = scale == 0
         safe = torch.where(flat, torch.ones_like(scale), scale)
         zero = fmt.min - low / safe
@@ -58,14 +58,19 @@ class HQQ(Rule):
         for _ in range(self.iterations):
             q = (blocks / safe + zero).round().clamp(fmt.min, fmt.max)
             error = blocks - safe * (q - zero)
-            size = error.abs().mean(-1, keepdim=True)
+            size = _mean(error.abs())
             better = size < least
             best_zero, least = torch.where(better, zero, best_zero), torch.where(better, size, least)
             shrunk = error.sign() * (error.abs() - error.abs().clamp(min=1e-20).pow(self.p - 1) / beta).clamp(min=0)
-            zero = (q - (blocks - shrunk) / safe).mean(-1, keepdim=True)
+            zero = _mean(q - (blocks - shrunk) / safe)
             beta *= self.growth
-        offset = torch.where(flat, low, -safe * best_zero)
+        largest = torch.finfo(torch.float32).max
+        offset = torch.where(flat, low, (-safe * best_zero).clamp(-largest, largest))
         return Affine(scale.squeeze(-1), offset=offset.squeeze(-1))
+
+
+def _mean(x: Tensor) -> Tensor:
+    return (fixed_sum(x) / max(1, x.shape[-1])).float().unsqueeze(-1)
 
 
 hqq = HQQ()

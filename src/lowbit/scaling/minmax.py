@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from lowbit.catalog import Source, register
 from lowbit.errors import UnsupportedError
 from lowbit.formats.format import Format
-from lowbit.scaling.scaling import Affine, Rule, divided
+from lowbit.scaling.scaling import Affine, Rule, step
 
 JACOB = Source(
     "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
@@ -38,10 +37,7 @@ class MinMax(Rule):
         if fmt.max - fmt.min != fmt.levels - 1 or fmt.min != int(fmt.min):
             raise UnsupportedError(f"minmax needs a format of consecutive integers, {fmt.name} is none; use absmax, or uint4")
         low, high = blocks.amin(-1).clamp(max=0), blocks.amax(-1).clamp(min=0)
-        steps = fmt.levels - 1
-        halves = high / 2 - low / 2  # finite where the difference is not
-        scale = torch.where(torch.isinf(high - low), 2 * divided(halves, steps), divided(high - low, steps))
-        scale = torch.where(torch.isfinite(halves), scale.clamp(max=torch.finfo(torch.float32).max), torch.nan)
+        scale = step(low, high, fmt.levels - 1)
         zero = (fmt.min - low / scale).round().nan_to_num(0.0, 0.0, 0.0).clamp(fmt.min, fmt.max)
         return Affine(scale, zero=zero)
 

@@ -41,7 +41,7 @@ class MSE(Rule):
 
     def __post_init__(self) -> None:
         if not 0 < self.lowest < 1 or self.steps < 2:
-            raise UnsupportedError(f"mse:{self.lowest}:{self.steps}: the lowest share is in (0, 1), and at least 2 steps are taken")
+            raise UnsupportedError(f"mse:{self.lowest:g}:{self.steps}: the lowest share is in (0, 1), and at least 2 steps are taken")
 
     def __call__(self, blocks: Tensor, fmt: Format, importance: Tensor | None = None) -> list[Affine]:
         first = absmax(blocks, fmt, importance)

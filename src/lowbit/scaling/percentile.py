@@ -38,7 +38,7 @@ class Percentile(Rule):
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise UnsupportedError(f"percentile:{self.share}: the share is in (0, 1], 0.999 for instance")
+            raise UnsupportedError(f"percentile:{self.share:g}: the share is in (0, 1], 0.999 for instance")
 
     def __call__(self, blocks: Tensor, fmt: Format, importance: Tensor | None = None) -> Affine:
         count = blocks.shape[-1]

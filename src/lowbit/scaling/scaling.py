@@ -77,13 +77,21 @@ def amax(blocks: Tensor) -> Tensor:
     """
     if blocks.shape[-1] == 0:
         return blocks.new_zeros(blocks.shape[:-1])
-    return finite_or_nan(torch.maximum(blocks.amax(-1), -blocks.amin(-1)))
+    return finite_or_nan(torch.maximum(blocks.amax(-1), -blocks.amin(-1)) + 0.0)  # the maximum of zeros may be -0
 
 
 def divided(largest: Tensor, top: float) -> Tensor:
-    """largest / top in one float32 division on any device; a finite maximum gives a finite scale."""
+    """largest / top in one float32 division on any device; a finite maximum gives a finite scale, and -0 gives 0."""
     scale = largest / torch.tensor(top, dtype=torch.float32, device=largest.device)  # a Python number would be inverted on a GPU
-    return scale.clamp(max=torch.finfo(torch.float32).max)
+    return scale.clamp(max=torch.finfo(torch.float32).max) + 0.0
+
+
+def step(low: Tensor, high: Tensor, count: int) -> Tensor:
+    """(high - low) / count; finite for finite numbers, also where their difference is not, and NaN for the others."""
+    halves = high / 2 - low / 2
+    wide = 2 * divided(halves, count)
+    found = torch.where(torch.isinf(high - low), wide, divided(high - low, count)).clamp(max=torch.finfo(torch.float32).max)
+    return torch.where(torch.isfinite(halves), found, torch.nan)
 
 
 def fixed_sum(x: Tensor) -> Tensor:

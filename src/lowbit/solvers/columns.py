@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def column_rounder(grid: Grid, column: int, rounding: Rounding = nearest_even) -
 
 def ordinary(grid: Grid) -> bool:
     """Whether one scale, zero and offset an element say all, in the order of the columns."""
-    return all(part is None for part in (grid.negative, grid.table, grid.inverse, grid.order))
+    return type(grid) is Grid and all(part is None for part in (grid.negative, grid.table, grid.inverse, grid.order))
 
 
 def _ordinary(grid: Grid, fmt: TableFormat, column: int, rounding: Rounding) -> RoundColumn:
@@ -130,5 +131,5 @@ class GroupFits:
                 return QTensor(codes, values[0].grid.reshaped(tuple(codes.shape)))
             return torch.cat(values, 1)
 
-        names = ("scale", "negative", "zero", "table", "inverse", "offset")
-        return replace(first, shape=self.shape, order=order, **{n: join(n) for n in names})
+        joined: dict[str, Any] = {n: join(n) for n in ("scale", "negative", "zero", "table", "inverse", "offset")}
+        return replace(first, shape=self.shape, order=order, **joined)

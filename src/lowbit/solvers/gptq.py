@@ -58,7 +58,7 @@ class GPTQ(Solver):
 
     Raises:
         ShapeError: the Gram matrix does not fit the weight.
-        UnsupportedError: a quantizer that does not round to nearest, or no damping makes the factorization work.
+        UnsupportedError: a quantizer that does not round single numbers to nearest, or no damping makes the factorization work.
     """
 
     damping: float = 0.01
@@ -88,8 +88,10 @@ class GPTQ(Solver):
         U = shared_factor(H, self.damping, self.order, group or n, perm)
         sweep = _Sweep(W, quantizer, U, perm, group if self.order != "act" else 0, self.batch)
         C, grid = sweep.run()
-        codes = replace(grid, overflow="saturate").choose(C, nearest_even)
-        return Weight((codes,), (quantizer,))
+        chosen = replace(grid, overflow="saturate").choose(C, nearest_even)
+        if not isinstance(quantizer, Scheme):  # it may pack its tensors in a way of its own
+            chosen = replace(quantizer.quantize(W), codes=chosen.codes, grid=grid)
+        return Weight((chosen,), (quantizer,))
 
     def _permutation(self, diagonal: Tensor, group: int) -> Tensor | None:
         if self.order == "none":
@@ -179,6 +181,8 @@ class _Sweep:
         self.W, self.quantizer, self.U, self.perm, self.batch = W, quantizer, U, perm, batch
         self.group = group
         start = quantizer.grid(W)
+        if type(start) is not Grid:
+            raise UnsupportedError(f"gptq rounds column by column, which a {type(start).__name__} does not do; take the solver rtn")
         self.fits: GroupFits | None = None
         self.static: Grid | None = start
         if group:

@@ -39,7 +39,7 @@ class Solver(ABC):
 
 
 def solver(spec: str | Solver) -> Solver:
-    """A solver by its spec string: ``gptq``, ``gptq:damping=0.05``, ``gptq:order=act``.
+    """A solver by its spec string: ``gptq``, ``gptq:damping=0.05:order=act``, ``qep:inner=(gptq:damping=0.05)``.
 
     Raises:
         UnknownName: no solver has this name.
@@ -47,41 +47,66 @@ def solver(spec: str | Solver) -> Solver:
     """
     if isinstance(spec, Solver):
         return spec
-    name, *arguments = spec.split(":")
+    name, *arguments = _split(spec)
     kind = catalog.find("solver", name)
     known = {f.name: f for f in fields(kind)}
     values: dict[str, object] = {}
     for argument in arguments:
-        key, equals, text = argument.partition("=")
+        key, equals, value = argument.partition("=")
         if not equals or key not in known:
-            raise SpecError(f"solver {name} has no parameter {argument!r}; write name=value with {', '.join(known) or 'no parameter at all'}")
-        values[key] = _value(text, known[key].default, f"{name}:{argument}")
+            takes = f"write name=value with {', '.join(known)}" if known else "it takes none"
+            raise SpecError(f"solver {name} has no parameter {argument!r}; {takes}")
+        if key in values:
+            raise SpecError(f"solver {name}: {key} is given twice; give it once")
+        values[key] = _value(value, known[key].default, f"{name}:{argument}")
     return kind(**values)  # type: ignore[no-any-return]
 
 
-def _value(text: str, default: object, where: str) -> object:
+def _split(spec: str) -> list[str]:
+    """The parts between colons; parentheses hold parts together."""
+    parts, depth = [""], 0
+    for letter in spec:
+        depth += (letter == "(") - (letter == ")")
+        if depth < 0:
+            break
+        if letter == ":" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    if depth:
+        raise SpecError(f"the parentheses of the solver {spec!r} do not match")
+    return parts
+
+
+def _value(words: str, default: object, where: str) -> object:
+    bare = words[1:-1] if words.startswith("(") and words.endswith(")") else words
+    if isinstance(default, Solver):
+        return solver(bare)
     try:
         if isinstance(default, bool):
-            return {"true": True, "false": False}[text]
+            return {"true": True, "false": False}[bare]
         if isinstance(default, int):
-            return int(text)
+            return int(bare)
         if isinstance(default, float):
-            return float(text)
-        if isinstance(default, Solver):
-            return solver(text)
+            return float(bare)
     except (ValueError, KeyError):
-        raise SpecError(f"{where}: {text!r} does not fit, the default is {default!r}") from None
-    return text
+        raise SpecError(f"{where}: {words!r} does not fit, the default is {_text(default)}") from None
+    return bare
 
 
 def text(value: Solver) -> str:
-    """The spec string of a solver; it parses back."""
-    entry = next(e for e in catalog.entries("solver") if e.thing is type(value))
+    """The spec string of a solver; it parses back.
+
+    Raises:
+        SpecError: the solver is not registered.
+    """
+    entry = next((e for e in catalog.entries("solver") if e.thing is type(value)), None)
+    if entry is None:
+        raise SpecError(f"{type(value).__name__} is not registered, so it has no spec string; register it as a solver")
     changed = [f for f in fields(value) if getattr(value, f.name) != f.default]  # type: ignore[arg-type]
     return ":".join([entry.name, *(f"{f.name}={_text(getattr(value, f.name))}" for f in changed)])
 
 
 def _text(value: object) -> str:
-    if isinstance(value, Solver):
-        return text(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    words = text(value) if isinstance(value, Solver) else str(value).lower() if isinstance(value, bool) else str(value)
+    return f"({words})" if ":" in words else words

@@ -45,7 +45,7 @@ class Gram(Statistic):
         self._add(product(x, x), len(x))
 
     def _add(self, part: Tensor, tokens: int) -> None:
-        self.total = part.double() if self.total is None else self.total.add_(part)
+        self.total = part.to(torch.float64, copy=True) if self.total is None else self.total.add_(part)
         self.tokens += tokens
 
     def merge(self, other: Self) -> None:
@@ -80,6 +80,6 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """
     result = a.float().mT @ b.float()
     if not bool(torch.isfinite(result).all()):
-        bad = int((~torch.isfinite(a)).sum() + (~torch.isfinite(b)).sum())
+        bad = sum(int((~torch.isfinite(x)).sum()) for x in ((a,) if a is b else (a, b)))
         raise NonFiniteError(f"the inputs of this layer hold {bad} NaN or Inf, or their squares overflow; look at the calibration data")
     return result

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from lowbit.catalog import Source, register
-from lowbit.errors import DataError
+from lowbit.errors import DataError, NonFiniteError
 from lowbit.statistics.statistic import Statistic
 
 WU = Source(
@@ -104,9 +105,15 @@ class Histogram(Statistic):
 
     Args:
         bins: an even number.
+
+    Raises:
+        DataError: bins is not even.
+        NonFiniteError: the inputs hold NaN or Inf.
     """
 
     def __init__(self, bins: int = 2048) -> None:
+        if bins < 2 or bins % 2:
+            raise DataError(f"a histogram of {bins} bins; take an even number, 2048 for instance")
         self.bins = bins
         self.limit = 0.0
         self.counts = torch.zeros(bins, dtype=torch.float64)
@@ -115,13 +122,18 @@ class Histogram(Statistic):
         if self.limit == 0.0 and largest > 0:
             self.limit = 2.0 ** torch.tensor(largest, dtype=torch.float64).log2().ceil().item()
         while self.limit < largest:
-            halves = self.counts.reshape(-1, 2).sum(1)
-            self.counts = torch.cat((halves, torch.zeros(self.bins // 2, dtype=torch.float64)))
+            self.counts = self._coarser(self.counts)
             self.limit *= 2
+
+    def _coarser(self, counts: Tensor) -> Tensor:
+        """The same counts in bins of twice the width."""
+        return torch.cat((counts.reshape(-1, 2).sum(1), torch.zeros(self.bins // 2, dtype=torch.float64)))
 
     def update(self, x: Tensor, *, reference: Tensor | None = None) -> None:
         sizes = x.detach().float().abs().reshape(-1)
         largest = float(sizes.max()) if sizes.numel() else 0.0
+        if not math.isfinite(largest):
+            raise NonFiniteError(f"the inputs of this layer hold {int((~torch.isfinite(sizes)).sum())} NaN or Inf; look at the calibration data")
         self._reach(largest)
         if self.limit == 0.0:
             self.counts[0] += sizes.numel()
@@ -134,12 +146,10 @@ class Histogram(Statistic):
             self.counts[0] += other.counts.sum()
             return
         self._reach(other.limit)
-        ratio = round(self.limit / other.limit)
-        if ratio == 1:
-            self.counts += other.counts
-        else:
-            merged = other.counts.reshape(-1, min(ratio, self.bins)).sum(1)
-            self.counts[: len(merged)] += merged
+        counts, limit = other.counts, other.limit
+        while limit < self.limit:
+            counts, limit = self._coarser(counts), limit * 2
+        self.counts = self.counts + counts
 
     def value(self) -> Tensor:
         return torch.cat((torch.tensor([self.limit], dtype=torch.float64), self.counts))

@@ -114,7 +114,7 @@ def check_cut(rounding: Rounding) -> None:
 
 
 def check_unbiased(rounding: Rounding, draws: int = 20_000) -> None:
-    """Only the two neighbours occur, and the mean is within 4 standard errors of the number."""
+    """Only the two neighbours occur, and the mean is within the stated bias and 4 standard errors of the number."""
     fmt = TABLES[2]
     for target in (-0.31, -0.2, -0.02, 0.003, 0.1, 0.5, 0.75, 0.8001, 2.9, 4.999):
         y = torch.full((draws,), target)
@@ -123,6 +123,6 @@ def check_unbiased(rounding: Rounding, draws: int = 20_000) -> None:
         if not bool(((z == low) | (z == high)).all()):
             raise AssertionError(f"{rounding} takes {target} to {set(z.tolist())}; its neighbours are {low:g} and {high:g}")
         share = (float(y[0]) - low) / (high - low)
-        error, bound = abs(float(z.mean()) - float(y[0])), 4 * (high - low) * math.sqrt(share * (1 - share) / draws)
+        error, bound = abs(float(z.mean()) - float(y[0])), (high - low) * (rounding.bias + 4 * math.sqrt(share * (1 - share) / draws))
         if error > bound:
-            raise AssertionError(f"{rounding} is biased: the mean of {draws} roundings of {target} is off by {error:.3g}, 4 standard errors are {bound:.3g}")
+            raise AssertionError(f"{rounding} is biased: the mean of {draws} roundings of {target} is off by {error:.3g}, its bias and 4 standard errors are {bound:.3g}")

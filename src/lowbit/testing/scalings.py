@@ -30,7 +30,8 @@ def blocks_of(kind: str, blocks: int = 6, elements: int = 32) -> Tensor:
         case "single":
             unit = torch.where(torch.arange(elements) == 3, unit, 0.0)
         case "zeros":
-            unit = torch.zeros_like(unit)
+            unit = torch.where(unit < 0, -0.0, 0.0)
+            unit[:2] = torch.tensor([[0.0], [-0.0]])
     return unit.float()
 
 
@@ -84,8 +85,8 @@ def check_parts(scaling: Scaling, fmt: Format, kind: str) -> None:
                 raise AssertionError(f"{where}: {name} is {part.dtype}, it should be {wanted}")
             if name != "inverse" and not bool(torch.isfinite(part).all()):
                 raise AssertionError(f"{where}: {name} holds {part[~torch.isfinite(part)][0]}")
-            if name in ("scale", "negative") and bool((part < 0).any()):
-                raise AssertionError(f"{where}: {name} is {part.min():g}")
+            if name in ("scale", "negative") and bool(torch.signbit(part).any()):
+                raise AssertionError(f"{where}: {name} is {part[torch.signbit(part)][0]:g}")
         if found.zero is not None and not torch.equal(fmt.decode(fmt.encode(found.zero)), found.zero):
             raise AssertionError(f"{where}: the zero point {found.zero.tolist()} is no number of the format")
 

@@ -1,0 +1,86 @@
+// What a CPU target provides: plain functions on short runs of numbers that sit in the first-level cache.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace lowbit {
+
+// How numbers in units of a format become numbers or codes of the format. Everything is derived from the table in Python.
+enum Method : int32_t {
+  FIXED = 0,  // a run of integers times a power of two: rounded by adding and subtracting `magic`
+  FLOAT = 1,  // a sign-symmetric minifloat: the same with a magic number per exponent
+  WIDE = 2,   // a minifloat with the exponents of float32 (bfloat16): rounded in the bits
+  LOOKUP = 3, // any table of at most 256 numbers: top bits pick a bucket with at most one cut point
+  SEARCH = 4, // any table of at most 256 numbers, cut points that no bucket separates: binary search
+};
+
+struct Codec {
+  int32_t value_method, code_method;
+  int32_t stochastic;          // up with the probability of the share of the gap, else by the cut points
+  int32_t keep_negative_zero;  // a negative number that rounds to zero keeps its sign
+  uint32_t nan_value[2], nan_code[2];  // by sign; values as bits
+  // FIXED, FLOAT, WIDE
+  float low, high;        // numbers beyond are taken as these first
+  float magic;            // FIXED: 1.5 * 2**23 units
+  float unit;             // FIXED: the step; FLOAT: the step of subnormals
+  uint32_t least;         // FLOAT: the exponent field of the smallest normal number, in place
+  uint32_t lift;          // FLOAT: what is added to an exponent field to get that of the magic number
+  int32_t drop;           // FLOAT, WIDE: bits of the float32 mantissa that are rounded away
+  int32_t overflows;      // magnitudes from `overflow_from` on become `overflow_value` (special)
+  uint32_t overflow_from, overflow_value[2], overflow_code[2];
+  int32_t code_sign;      // FLOAT, WIDE: the bit of negative codes; FIXED: the mask of a code
+  // LOOKUP and SEARCH: an index is the rank of a number among those of the format
+  const uint32_t* buckets;  // bucket -> index below | index from the cut on << 8 | low bits of the cut << 16
+  uint32_t bucket_low, bucket_high, bucket_shift, bucket_count;  // of magnitudes; negative ones come second
+  const float* cuts;        // SEARCH: 255 cut points, NaN after the last
+  uint32_t zero_rank, negative_zero_code;
+  int32_t negative_zero;    // whether negative_zero_code exists and differs
+  uint32_t zero_code;
+  const uint32_t* rank_value;  // 256 floats as bits: the number of a rank as the format decodes it
+  const float* rank_number;    // 256 floats: the same with the numbers that would follow the ends (for shares)
+  const uint32_t* rank_code;   // 256 codes
+  uint32_t last_rank;
+};
+
+// The unit of a block: `scale` and what else moves its numbers; absent pointers are null. All float32.
+struct Units {
+  const float *scale, *zero, *offset, *negative, *inverse;
+};
+
+enum Rule : int32_t { NO_RULE = 0, GIVEN = 1, ABSMAX = 2, POWER_OF_TWO = 3, MINMAX = 4 };
+
+struct ScaleRule {
+  int32_t rule;
+  float top;             // ABSMAX: what the largest magnitude is mapped to
+  int32_t top_exponent;  // POWER_OF_TWO
+  uint32_t threshold;    // POWER_OF_TWO: mantissas from here on take the next power
+  float steps, low, high;  // MINMAX: levels - 1, the smallest and largest integer
+};
+
+enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
+
+// name, result, arguments
+#define LOWBIT_OPS(X)                                                                                                       \
+  X(read, void, (const void* from, int32_t type, size_t at, float* to, size_t n))                                           \
+  X(write, void, (const float* from, void* to, int32_t type, size_t at, size_t n, bool streamed))                           \
+  /* numbers that lie one after another, blocks of `width`; `units` start at the first block */                             \
+  X(values, void, (const Codec& c, const Units& u, const float* x, float* out, size_t n, size_t width, const uint32_t* noise)) \
+  X(codes8, void, (const Codec& c, const Units& u, const float* x, uint8_t* out, size_t n, size_t width, const uint32_t* noise)) \
+  X(codes32, void, (const Codec& c, const Units& u, const float* x, int32_t* out, size_t n, size_t width, const uint32_t* noise)) \
+  X(decode8, void, (const float* table, const Units& u, const uint8_t* codes, float* out, size_t n, size_t width))          \
+  X(decode32, bool, (const float* table, uint32_t count, const Units& u, const int32_t* codes, float* out, size_t n, size_t width)) \
+  /* `most` holds bits of magnitudes, `low` and `high` are null or the range; results are merged with what is there */      \
+  X(measure, void, (const float* x, size_t n, size_t width, uint32_t* most, float* low, float* high))                       \
+  X(scales, void, (const ScaleRule& r, const uint32_t* most, const float* low, const float* high, float* scale, float* zero, size_t n)) \
+  X(philox, void, (uint32_t key0, uint32_t key1, uint64_t block, uint32_t* out, size_t blocks))                             \
+  X(pack, void, (const uint8_t* codes, uint8_t* out, int bits, size_t count))                                               \
+  X(unpack, void, (const uint8_t* data, uint8_t* out, int bits, size_t count))
+
+struct Target {
+  const char* name;
+#define LOWBIT_FIELD(name, result, arguments) result(*name) arguments;
+  LOWBIT_OPS(LOWBIT_FIELD)
+#undef LOWBIT_FIELD
+};
+
+}  // namespace lowbit

@@ -1,0 +1,23 @@
+// The kernels for CPUs with AVX512; the flags of this file are in CMakeLists.txt.
+#include "../ops.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace lowbit::avx512 {
+#include "../lanes.h"
+#include "../kernels/convert.h"
+#include "../kernels/codecs.h"
+#include "../kernels/blocks.h"
+#include "../kernels/scales.h"
+#include "../kernels/philox.h"
+#include "../kernels/pack.h"
+
+extern const Target target;
+const Target target = {
+    "avx512",
+#define LOWBIT_FIELD(name, result, arguments) name,
+    LOWBIT_OPS(LOWBIT_FIELD)
+#undef LOWBIT_FIELD
+};
+}  // namespace lowbit::avx512

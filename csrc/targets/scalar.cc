@@ -1,0 +1,23 @@
+// The kernels for any CPU; the flags of this file are in CMakeLists.txt.
+#include "../ops.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace lowbit::scalar {
+#include "../lanes.h"
+#include "../kernels/convert.h"
+#include "../kernels/codecs.h"
+#include "../kernels/blocks.h"
+#include "../kernels/scales.h"
+#include "../kernels/philox.h"
+#include "../kernels/pack.h"
+
+extern const Target target;
+const Target target = {
+    "scalar",
+#define LOWBIT_FIELD(name, result, arguments) name,
+    LOWBIT_OPS(LOWBIT_FIELD)
+#undef LOWBIT_FIELD
+};
+}  // namespace lowbit::scalar

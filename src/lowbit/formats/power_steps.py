@@ -1,0 +1,52 @@
+"""Halvings: 1, 1/2, 1/4 .. for scales that may differ by powers of two only."""
+
+from __future__ import annotations
+
+import math
+import re
+from fractions import Fraction
+
+from lowbit.catalog import Source, register
+from lowbit.errors import UnsupportedError
+from lowbit.formats.middles import MiddleFormat
+
+WU = Source(
+    "ZeroQuant-FP: A Leap Forward in LLMs Post-Training W4A8 Quantization Using Floating-Point Formats",
+    "Wu, Yao, He",
+    2023,
+    "arXiv:2307.09782",
+    parts="section 3, constraint M2: ratios of scales are powers of two",
+    departs="Roundings to nearest are on the exponent (the middle of two neighbours is sqrt(2) times the smaller).",
+    records=("zeroquant-fp", "llm-fp4"),
+)
+
+
+class Halvings(MiddleFormat):
+    """2**-n for n = 0, 1, ..; nearest in the exponent."""
+
+    def middle(self, low: Fraction, high: Fraction) -> Fraction:
+        """The geometric mean, to the precision of float64."""
+        return Fraction(math.sqrt(float(low * high)))
+
+
+def halvings(count: int) -> Halvings:
+    """The numbers 2**-n, n = 0 .. count - 1; the code is n.
+
+    Raises:
+        UnsupportedError: fewer than 2 or more than 120 numbers.
+    """
+    if not 2 <= count <= 120:
+        raise UnsupportedError(f"halvings{count}: 2 to 120 numbers")
+    return Halvings(f"halvings{count}", tuple(2.0**-n for n in range(count)))
+
+
+halvings4, halvings15 = (register("format", f"halvings{count}", WU)(halvings(count)) for count in (4, 15))
+
+NAME = re.compile(r"halvings(?P<count>\d+)")
+
+
+@register("format family", "halvings<n>", WU)
+def from_name(name: str) -> Halvings | None:
+    """1, 1/2 .. n numbers."""
+    match = NAME.fullmatch(name)
+    return None if match is None else halvings(int(match["count"]))

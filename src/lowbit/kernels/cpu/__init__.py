@@ -1,0 +1,1 @@
+"""Kernels of the C++ extension ``lowbit._cpu``."""

@@ -1,0 +1,99 @@
+"""How tensors are handed to the extension."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowbit.kernels.cpu.codec import codec
+from lowbit.kernels.grid_spec import GridSpec, Layout, Numbers, ScaleRule, Units
+from lowbit.kernels.op import extension
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+NO_RULE, GIVEN = 0, 1
+RULES = {"none": NO_RULE, "absmax": 2, "power_of_two": 3, "minmax": 4}
+PHILOX, WORDS = 1, 2
+
+#: the rule of units that are given
+GIVEN_RULE = (GIVEN, 1.0, 0, 0, 1.0, 0.0, 0.0)
+
+Noise = Tensor | tuple[int, int] | None
+
+
+def unfit(x: Tensor) -> str | None:
+    """Why numbers cannot be handed over: they are not float32, bfloat16 or float16 in plain memory, or a gradient is wanted."""
+    if type(x) not in (Tensor, torch.nn.Parameter) or x.device.type != "cpu" or x.layout != torch.strided:
+        return f"{type(x).__name__} on {x.device} is not a plain tensor on the CPU"
+    if x.dtype not in TYPES:
+        return f"{x.dtype} is not float32, bfloat16 or float16"
+    if x.requires_grad and torch.is_grad_enabled():
+        return "a gradient is wanted, which the kernel does not compute"
+    return None
+
+
+def unfit_units(units: Units) -> str | None:
+    """Why the values of blocks cannot be handed over."""
+    for name, values in units._asdict().items():
+        if values is not None and (values.dtype != torch.float32 or values.device.type != "cpu"):
+            return f"{name} is {values.dtype} on {values.device}, not float32 on the CPU"
+        if values is not None and values.requires_grad and torch.is_grad_enabled():
+            return f"a gradient for {name} is wanted, which the kernel does not compute"
+    return None
+
+
+def rule(r: ScaleRule) -> tuple[int, float, int, int, float, float, float]:
+    """As the extension takes it."""
+    return RULES[r.kind], r.top, r.top_exponent, r.threshold, r.high - r.low, r.low, r.high
+
+
+def run(
+    x: Tensor,
+    numbers: Numbers | None,
+    layout: Layout,
+    rule: tuple[int, float, int, int, float, float, float],
+    *,
+    scale: Numbers | None = None,
+    units: Units = Units(),
+    out: Tensor | None = None,
+    codes: Tensor | None = None,
+    scale_out: Tensor | None = None,
+    zero_out: Tensor | None = None,
+    noise: Noise = None,
+) -> None:
+    """One job of ``csrc/drive.h``; all tensors are contiguous.
+
+    Args:
+        noise: words (int64, one an element) or the two words of a Philox key.
+    """
+    module: Any = extension("lowbit._cpu")
+    dense = [None if u is None else u.contiguous() for u in units]  # held until the call is over
+    words = noise.contiguous() if isinstance(noise, Tensor) else None
+    key = noise if isinstance(noise, tuple) else (0, 0)
+    module.run(
+        None if numbers is None else codec(numbers), None if scale is None else codec(scale), x.data_ptr(), TYPES[x.dtype], layout, rule,
+        [0 if u is None else u.data_ptr() for u in dense], address(out), 0 if out is None else TYPES[out.dtype], address(codes),
+        0 if codes is None else codes.element_size(), address(scale_out), address(zero_out),
+        WORDS if words is not None else PHILOX if noise is not None else 0, *key, address(words), torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def address(x: Tensor | None) -> int:
+    """Where the numbers of a tensor start, 0 for none."""
+    return 0 if x is None else x.data_ptr()
+
+
+def stored_as(spec: GridSpec) -> Numbers | None:
+    """How scales are cast on the way, None where they are not or where a quantizer of its own does it."""
+    return spec.scale if isinstance(spec.scale, Numbers) else None
+
+
+def as_words(noise: Noise, numbers: Numbers) -> Noise:
+    """The noise, where the rounding reads it."""
+    return noise if numbers.stochastic else None
+
+
+def empty_codes(numbers: Numbers, shape: tuple[int, ...]) -> Tensor:
+    """Room for codes: uint8 up to 8 bits, int32 above."""
+    return torch.empty(shape, dtype=torch.uint8 if numbers.bits <= 8 else torch.int32)

@@ -1,0 +1,49 @@
+"""What numbers become when they are quantized and read back, in one pass; two where scales are scaled themselves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowbit.kernels.cpu import call, codec, scales
+from lowbit.kernels.grid_spec import GridSpec, Layout, Units, layout
+
+
+def refuses(x: Tensor, spec: GridSpec, out: Tensor | None = None, noise: call.Noise = None) -> str | None:
+    reason = call.unfit(x) or _unfit_spec(spec, tuple(x.shape))
+    if reason is None and out is not None:
+        reason = call.unfit(out)
+        same = out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+        if reason is None and same and (out.data_ptr() != x.data_ptr() or out.dtype != x.dtype or out.stride() != x.stride()):
+            reason = "out overlaps x"
+    return reason
+
+
+def _unfit_spec(spec: GridSpec, shape: tuple[int, ...]) -> str | None:
+    if spec.rule.kind != "none" and layout(spec.blocks, shape) is None:
+        return f"blocks {spec.blocks} of a tensor of shape {shape} are not blocks of rows and columns"
+    reason = codec.refuses(spec.numbers)
+    if reason is None and isinstance(spec.scale, GridSpec):
+        reason = _unfit_spec(spec.scale, spec.blocks.counts(shape))
+    elif reason is None and spec.scale is not None:
+        reason = codec.refuses(spec.scale)
+    return reason
+
+
+def run(x: Tensor, spec: GridSpec, out: Tensor | None = None, noise: call.Noise = None) -> Tensor:
+    """Shapes: as x, in the dtype of x or of ``out``."""
+    if out is None:
+        out = torch.empty(x.shape, dtype=x.dtype)
+    if not x.numel():
+        return out
+    if not out.is_contiguous():
+        return out.copy_(run(x, spec, torch.empty(x.shape, dtype=out.dtype), noise))
+    whole, words = x.contiguous(), call.as_words(noise, spec.numbers)
+    where = layout(spec.blocks, x.shape) if spec.rule.kind != "none" else Layout(1, 1, x.numel(), 1, x.numel())
+    assert where is not None
+    if isinstance(spec.scale, GridSpec):
+        found, zero = scales.run(whole, spec)
+        call.run(whole, spec.numbers, where, call.GIVEN_RULE, units=Units(run(found, spec.scale), zero), out=out, noise=words)
+    else:
+        call.run(whole, spec.numbers, where, call.rule(spec.rule), scale=call.stored_as(spec), out=out, noise=words)
+    return out

@@ -1,0 +1,28 @@
+"""Codes of at most 8 bits to bytes, in the order of packing.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowbit.kernels.op import extension
+from lowbit.packing import packed_nbytes
+
+
+def refuses(codes: Tensor, bits: int) -> str | None:
+    if not 1 <= bits <= 8:
+        return f"{bits} bits are not 1 to 8"
+    if type(codes) is not Tensor or codes.device.type != "cpu" or codes.dtype != torch.uint8:
+        return f"codes are {codes.dtype} on {codes.device}, not uint8 on the CPU"
+    return None
+
+
+def run(codes: Tensor, bits: int) -> Tensor:
+    """Shapes: (ceil(n * bits / 8),) uint8."""
+    module: Any = extension("lowbit._cpu")
+    flat = codes.contiguous()
+    out = torch.empty(packed_nbytes(codes.numel(), bits), dtype=torch.uint8)
+    module.pack(flat.data_ptr(), out.data_ptr(), bits, codes.numel(), torch.get_num_threads())
+    return out

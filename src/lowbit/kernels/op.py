@@ -1,0 +1,101 @@
+"""Op: an operation with several kernels. Backends are asked in order, each may refuse with a sentence."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+from lowbit.errors import NoKernel, UnknownName
+
+#: backend -> the module that it needs; asked in this order, before the reference
+BACKENDS = {"cpu": "lowbit._cpu"}
+
+#: the torch code of quantizers/, which takes everything
+REFERENCE = "reference"
+
+_forced: ContextVar[str | None] = ContextVar("forced backend", default=None)
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Only this backend inside: what it refuses raises NoKernel instead of going elsewhere. ``reference`` is the torch code.
+
+    Raises:
+        UnknownName: there is no such backend.
+    """
+    if name not in (*BACKENDS, REFERENCE):
+        raise UnknownName(f"no backend is called {name!r}; there are {', '.join((*BACKENDS, REFERENCE))}")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+@lru_cache
+def extension(module: str) -> ModuleType | None:
+    """The compiled module that a backend needs, or None where it was not built, which is said once. A broken one raises."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+    warnings.warn(
+        f"{module} was not built: quantizing runs on the slower torch reference. With a C++17 compiler `pip install .` in the source tree builds it.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+@lru_cache
+def _kernel(name: str, operation: str) -> ModuleType | str:
+    """The kernel's module, or why there is none. Only absence is forgiven: a kernel that fails to import raises."""
+    if extension(BACKENDS[name]) is None:
+        return f"{BACKENDS[name]} was not built"
+    return importlib.import_module(f"lowbit.kernels.{name}.{operation}")
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation by its name; its kernels are the files ``kernels/<backend>/<name>.py`` with ``refuses`` and ``run``."""
+
+    name: str
+
+    def plan(self, *args: Any) -> tuple[ModuleType | None, dict[str, str]]:
+        """The kernel that would run, None for the reference, and for each backend asked before it, why it refused."""
+        refusals: dict[str, str] = {}
+        forced = _forced.get()
+        for name in BACKENDS:
+            if forced not in (None, name):
+                continue
+            kernel = _kernel(name, self.name)
+            reason = kernel if isinstance(kernel, str) else kernel.refuses(*args)
+            if reason is None and not isinstance(kernel, str):
+                return kernel, refusals
+            refusals[name] = str(reason)
+        return None, refusals
+
+    def kernel(self, *args: Any) -> ModuleType | None:
+        """The kernel to run, None for the reference.
+
+        Raises:
+            NoKernel: ``backend`` names one that refuses; the message is its reason.
+        """
+        kernel, refusals = self.plan(*args)
+        if kernel is None and _forced.get() not in (None, REFERENCE):
+            raise NoKernel(f"{self.name}: " + "; ".join(f"{name}: {reason}" for name, reason in refusals.items()))
+        return kernel
+
+
+#: numbers to what they become; numbers to codes and scales; the scales alone; codes to numbers; codes to bytes and back
+FAKE_QUANTIZE, QUANTIZE, SCALES, ENCODE, DEQUANTIZE, PACK, UNPACK = (
+    Op(name) for name in ("fake_quantize", "quantize", "scales", "encode", "dequantize", "pack", "unpack")
+)

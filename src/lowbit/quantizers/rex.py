@@ -1,0 +1,55 @@
+"""REx: a weight as a sum of quantized residuals, each with its own scales."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lowbit.errors import ShapeError
+from lowbit.quantizers.grid import QTensor
+from lowbit.quantizers.quantizer import Quantizer
+from lowbit.quantizers.weight import Indexed, Term, Weight
+
+
+def residuals(W: Tensor, quantizers: list[Quantizer], share: float = 1.0) -> Weight:
+    """R_k = Q_k(W - R_1 - ... - R_{k-1}); the weight is their sum.
+
+    With one symmetric b-bit absmax quantizer repeated K times |W - sum R_k| <= s_1 / 2 * (2**b - 2)**-(K-1).
+
+    Shapes:
+        W       (out, in)
+
+    Args:
+        quantizers: one a term.
+        share: of the rows that terms after the first keep, those with the largest residual; in (0, 1].
+
+    Raises:
+        ShapeError: no quantizer, or a share outside of (0, 1].
+
+    Source:
+        Yvinec et al. (2022), REx: Data-Free Residual Quantization Error Expansion, arXiv:2203.14645, Eq. 4-5 and section 3.3.
+    """
+    if not quantizers or not 0 < share <= 1:
+        raise ShapeError(f"{len(quantizers)} terms and a share of {share:g}; there is at least one term, and the share is in (0, 1]")
+    rest = W.float()
+    terms: list[Term] = []
+    for quantizer in quantizers:
+        if not terms or share == 1:
+            q = quantizer.quantize(rest)
+            terms.append(q)
+            rest = rest - q.dequantize()
+            continue
+        kept = max(1, round(share * len(W)))
+        index = rest.double().square().sum(1).topk(kept).indices.sort().values
+        q = quantizer.quantize(rest[index])
+        terms.append(Indexed(index, q, 0, tuple(W.shape)))
+        rest = rest.index_put((index,), rest[index] - q.dequantize())
+    return Weight(tuple(terms), tuple(quantizers))
+
+
+def error_bound(first: QTensor, bits: int, terms: int) -> float:
+    """The largest error that ``terms`` symmetric terms of ``bits`` bits can leave, given the first one's scales."""
+    scale = first.grid.scale
+    dense = scale.dequantize() if isinstance(scale, QTensor) else scale
+    assert dense is not None
+    return float(torch.as_tensor(dense).max()) / 2 / (2**bits - 2) ** (terms - 1)

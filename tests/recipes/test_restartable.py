@@ -1,0 +1,196 @@
+"""A run that is cut off goes on where it was and ends in the same bytes; what it does not own it does not touch."""
+
+import errno
+import json
+
+import pytest
+import torch
+
+import lowbit
+from lowbit.checkpoint import writing
+from lowbit.checkpoint.layout import MANIFEST, shard_name
+from lowbit.data.text import Text
+from lowbit.errors import OutputError
+from lowbit.models.streaming import Streamed
+from lowbit.recipes.calibration_data import calibration_source
+from lowbit.recipes.plan import plan
+from lowbit.recipes.restartable import RUN, check_enterable, quantize_restartably, unfinished
+
+WORDS = Text("words", "def f(x):\n    return x + 1\n" * 40)
+SHAPES = {"num_hidden_layers": 3, "tied": True, "dtype": "bfloat16"}
+
+
+@pytest.fixture
+def run(llama_folder):
+    """Quantize the same model into a folder; ``streamed`` reads its blocks one at a time."""
+
+    def call(folder, weights="nvfp4", solver="rtn", seed=0, streamed=False, **options):
+        path = str(llama_folder(**SHAPES))
+        model = Streamed.open(path) if streamed else lowbit.open_model(path)
+        made = plan(model.module, weights, solver)
+        source = calibration_source(model, [made.solver], [WORDS], 4, 32)
+        with unfinished(folder):
+            return quantize_restartably(model, made, folder, source, seed=seed, **options)[0]
+
+    return call
+
+
+class Cut(Exception):
+    """Stands for a kill."""
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("solver", ["rtn", "gptq"])
+def test_the_bytes_do_not_depend_on_threads_runs_or_streaming(run, tmp_path, solver):
+    before, found = torch.get_num_threads(), []
+    try:
+        for i, (threads, streamed) in enumerate([(1, False), (2, False), (2, False), (1, True)]):
+            torch.set_num_threads(threads)
+            found.append(run(tmp_path / str(i), "int4 g32", solver, streamed=streamed))
+    finally:
+        torch.set_num_threads(before)
+    assert len({m.digest for m in found}) == 1
+    assert len({json.dumps(sorted(m.tied.items())) for m in found}) == 1
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+@pytest.mark.parametrize("solver", ["rtn", "gptq"])
+@pytest.mark.parametrize("units", [0, 1, 2, 3])
+def test_a_run_that_is_cut_off_ends_in_the_same_bytes(run, tmp_path, solver, units):
+    whole = run(tmp_path / "whole", "int4 g32", solver)
+    solved = []
+
+    def cut(event):
+        solved.append(event)
+        if event.done == units:
+            raise Cut
+
+    with pytest.raises(Cut):
+        run(tmp_path / "cut", "int4 g32", solver, progress=cut)
+    if units == 0:
+        assert not (tmp_path / "cut").exists()
+    else:
+        assert {f"unit-{i:05}.json" for i in range(1, units + 1)} | {RUN} <= contents(tmp_path / "cut").keys()
+        assert not (tmp_path / "cut" / MANIFEST).exists()
+    assert run(tmp_path / "cut", "int4 g32", solver).digest == whole.digest
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_finished_unit_is_not_done_again(run, tmp_path, monkeypatch):
+    with pytest.raises(Cut):
+        run(tmp_path / "cut", progress=lambda event: (_ for _ in ()).throw(Cut) if event.done == 2 else None)
+    times = {name: (tmp_path / "cut" / name).stat().st_mtime_ns for name in (shard_name(1), shard_name(2))}
+    run(tmp_path / "cut")
+    assert {name: (tmp_path / "cut" / name).stat().st_mtime_ns for name in times} == times
+
+
+def test_a_damaged_unit_is_done_again(run, tmp_path):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Cut):
+        run(tmp_path / "cut", progress=lambda event: (_ for _ in ()).throw(Cut) if event.done == 2 else None)
+    shard = tmp_path / "cut" / shard_name(1)
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    assert run(tmp_path / "cut").digest == whole.digest
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "change, word", [({"weights": "int4 g32"}, "recipe"), ({"seed": 1}, "seed"), ({"solver": "gptq"}, "recipe")]
+)
+def test_a_run_of_other_inputs_is_refused_with_what_differs(run, tmp_path, change, word):
+    with pytest.raises(Cut):
+        run(tmp_path / "cut", progress=lambda event: (_ for _ in ()).throw(Cut) if event.done == 1 else None)
+    before = contents(tmp_path / "cut")
+    with pytest.raises(OutputError, match=rf"holds an unfinished run with another .*{word}.*; name another folder, or empty this one"):
+        run(tmp_path / "cut", **change)
+    assert contents(tmp_path / "cut") == before
+
+
+def test_a_full_disk_leaves_finished_units(run, tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole")
+    original, count = writing.save_file, iter(range(99))
+
+    def full(tensors, path):
+        original(tensors, path)
+        if next(count) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writing, "save_file", full)
+    with pytest.raises(OutputError, match="the disk is full; what was finished before it stays"):
+        run(tmp_path / "cut")
+    assert sorted(n for n in contents(tmp_path / "cut") if n.startswith(("unit", "model"))) == [
+        shard_name(1), shard_name(2), "unit-00001.json", "unit-00002.json",
+    ]  # fmt: skip
+    assert run(tmp_path / "cut").digest == whole.digest
+
+
+def test_a_folder_with_something_else_is_refused(run, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    for call in (lambda: run(tmp_path), lambda: check_enterable(tmp_path)):
+        with pytest.raises(OutputError, match="is not empty"):
+            call()
+    assert contents(tmp_path) == {"mine": b"mine"}
+
+
+def test_a_finished_folder_is_refused(run, tmp_path):
+    run(tmp_path / "out")
+    before = contents(tmp_path / "out")
+    with pytest.raises(OutputError, match="is not empty"):
+        run(tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+
+
+def test_looking_makes_no_folder(tmp_path):
+    check_enterable(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_checkpoint_of_a_run_loads(run, tmp_path, llama_folder):
+    run(tmp_path / "out", "int4 g32")
+    model = lowbit.quantize(lowbit.open_model(str(llama_folder(**SHAPES))), "int4 g32")
+    ids = model.encode("def f(x):")[None]
+    assert torch.equal(lowbit.load(tmp_path / "out").logits(ids), model.logits(ids))
+
+
+def test_a_streamed_run_loads_with_every_tensor_its_own(run, tmp_path, llama_folder):
+    """Norms of one shape are read one after the other into the same memory; none may be taken for another."""
+    manifest = run(tmp_path / "out", "int4 g32", streamed=True)
+    assert manifest.tied == {"lm_head.weight": "model.embed_tokens.weight"}
+    model = lowbit.quantize(lowbit.open_model(str(llama_folder(**SHAPES))), "int4 g32")
+    ids = model.encode("def f(x):")[None]
+    assert torch.equal(lowbit.load(tmp_path / "out").logits(ids), model.logits(ids))
+
+
+
+
+def test_a_file_that_happens_to_be_called_like_ours_costs_nothing(run, tmp_path):
+    """A folder of somebody's experiments with a run.json of its own is refused and stays as it is."""
+    (tmp_path / RUN).write_text('{"learning_rate": 3e-4}')
+    (tmp_path / "results.csv").write_text("1,2,3")
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match="holds an unfinished run with another model, "):
+        run(tmp_path)
+    assert contents(tmp_path) == before
+    (tmp_path / RUN).write_text("[1]")
+    with pytest.raises(OutputError, match=r"run.json' is damaged"):
+        run(tmp_path)
+    assert (tmp_path / "results.csv").read_text() == "1,2,3"
+
+
+def test_a_quantized_table_leaves_a_tied_head_its_numbers_when_streamed(tmp_path, llama_folder):
+    path = str(llama_folder(**SHAPES))
+    logits = []
+    for name, model in (("memory", lowbit.open_model(path)), ("streamed", Streamed.open(path))):
+        made = plan(model.module, "int4 g32", only=["Embedding"])
+        quantize_restartably(model, made, tmp_path / name, calibration_source(model, [made.solver], [], 1, 2))
+        again = lowbit.load(tmp_path / name)
+        logits.append(again.logits(again.encode("def f(x):")[None]))
+    assert torch.equal(logits[0], logits[1])
+    expected = lowbit.open_model(path)
+    lowbit.quantize(expected, "int4 g32", only=["Embedding"])
+    assert torch.equal(logits[0], expected.logits(expected.encode("def f(x):")[None]))
