@@ -71,14 +71,14 @@ NB_MODULE(_cpu, m) {
   LOWBIT_NUMBER(low) LOWBIT_NUMBER(high) LOWBIT_NUMBER(magic) LOWBIT_NUMBER(unit) LOWBIT_NUMBER(least) LOWBIT_NUMBER(lift)
   LOWBIT_NUMBER(drop) LOWBIT_NUMBER(overflows) LOWBIT_NUMBER(overflow_from) LOWBIT_NUMBER(code_sign)
   LOWBIT_NUMBER(bucket_low) LOWBIT_NUMBER(bucket_high) LOWBIT_NUMBER(bucket_shift) LOWBIT_NUMBER(bucket_count)
-  LOWBIT_NUMBER(zero_rank) LOWBIT_NUMBER(negative_zero_code) LOWBIT_NUMBER(negative_zero) LOWBIT_NUMBER(zero_code) LOWBIT_NUMBER(last_rank)
+  LOWBIT_NUMBER(zero_rank) LOWBIT_NUMBER(search_step) LOWBIT_NUMBER(negative_zero_code) LOWBIT_NUMBER(negative_zero) LOWBIT_NUMBER(zero_code) LOWBIT_NUMBER(last_rank)
 #undef LOWBIT_NUMBER
 #define LOWBIT_PAIR(name) codec.def("set_" #name, [](OwnCodec& c, const std::vector<uint32_t>& v) { fill(c.name, v); });
   LOWBIT_PAIR(nan_value) LOWBIT_PAIR(nan_code) LOWBIT_PAIR(overflow_value) LOWBIT_PAIR(overflow_code)
 #undef LOWBIT_PAIR
 #define LOWBIT_ARRAY(field, array, least) \
   codec.def("set_" #field, [](OwnCodec& c, const nb::bytes& v) { fill(c.array, v, least); c.field = c.array.data(); });
-  LOWBIT_ARRAY(buckets, bucket_array, 1) LOWBIT_ARRAY(cuts, cut_array, 256) LOWBIT_ARRAY(rank_value, value_array, 257)
+  LOWBIT_ARRAY(buckets, bucket_array, 1) LOWBIT_ARRAY(cuts, cut_array, 512) LOWBIT_ARRAY(rank_value, value_array, 257)
   LOWBIT_ARRAY(rank_number, number_array, 257) LOWBIT_ARRAY(rank_code, code_array, 257)
 #undef LOWBIT_ARRAY
 

@@ -11,7 +11,8 @@ enum Method : int32_t {
   FLOAT = 1,  // a sign-symmetric minifloat: the same with a magic number per exponent
   WIDE = 2,   // a minifloat with the exponents of float32 (bfloat16): rounded in the bits
   LOOKUP = 3, // any table of at most 256 numbers: top bits pick a bucket with at most one cut point
-  SEARCH = 4, // any table of at most 256 numbers, cut points that no bucket separates: binary search
+  SEARCH = 4, // the same where several cut points share a bucket: binary search from there on
+  SHORT = 5,  // any table of at most 16 numbers: binary search in registers
 };
 
 struct Codec {
@@ -29,10 +30,11 @@ struct Codec {
   int32_t overflows;      // magnitudes from `overflow_from` on become `overflow_value` (special)
   uint32_t overflow_from, overflow_value[2], overflow_code[2];
   int32_t code_sign;      // FLOAT, WIDE: the bit of negative codes; FIXED: the mask of a code
-  // LOOKUP and SEARCH: an index is the rank of a number among those of the format
-  const uint32_t* buckets;  // bucket -> index below | index from the cut on << 8 | low bits of the cut << 16
+  // tables: an index is the rank of a number among those of the format
+  const uint32_t* buckets;  // LOOKUP: index below | index from the cut on << 8 | low bits of the cut << 16; SEARCH: the lowest index
   uint32_t bucket_low, bucket_high, bucket_shift, bucket_count;  // of magnitudes; negative ones come second
-  const float* cuts;        // SEARCH: 255 cut points, NaN after the last
+  const float* cuts;        // SEARCH, SHORT: cut points, NaN after the last
+  uint32_t search_step;     // SEARCH: half of the first power of two above the most cut points of a bucket
   uint32_t zero_rank, negative_zero_code;
   int32_t negative_zero;    // whether negative_zero_code exists and differs
   uint32_t zero_code;

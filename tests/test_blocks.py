@@ -155,9 +155,18 @@ def test_text(blocks, text):
         (lambda: Blocks((-1,)), "a block of -1 elements; sizes are at least 1 (0 in a tuple is the whole axis)"),
         (lambda: Blocks(0), "a block of 0 elements; sizes are at least 1 (0 in a tuple is the whole axis)"),
         (lambda: Blocks(()), "blocks of no axis; (1,) is one element, None the whole tensor"),
-        (lambda: Blocks((64,)).split(torch.zeros(2, 96)), "axis 1 has 96 elements, not a multiple of the block 64; 32 divides it, or say 'ragged'"),
-        (lambda: Blocks((16, 2)).split(torch.zeros(9, 4)), "axis 0 has 9 elements, not a multiple of the block 16; 1 divides it, or say 'ragged'"),
-        (lambda: Blocks(64).split(torch.zeros(5, 7)), "the flat tensor has 35 elements, not a multiple of the block 64; 1 divides it, or say 'ragged'"),
+        (
+            lambda: Blocks((64,)).split(torch.zeros(2, 96)),
+            "axis 1 has 96 elements, not a multiple of the block 64; 32 divides it, or say 'ragged'",
+        ),
+        (
+            lambda: Blocks((16, 2)).split(torch.zeros(9, 4)),
+            "axis 0 has 9 elements, not a multiple of the block 16; 1 divides it, or say 'ragged'",
+        ),
+        (
+            lambda: Blocks(64).split(torch.zeros(5, 7)),
+            "the flat tensor has 35 elements, not a multiple of the block 64; 1 divides it, or say 'ragged'",
+        ),
         (lambda: Blocks((4, 4)).counts((8,)), "blocks of 4x4 need 2 axes, the tensor is (8,)"),
     ],
 )

@@ -35,14 +35,6 @@ def test_entries_are_in_order_and_complete():
     assert [e.name for e in catalog.entries("rounding")] == sorted(e.name for e in catalog.entries("rounding"))
 
 
-def test_every_file_of_a_family_registers_or_is_part_of_the_machinery():
-    """A file that nobody can name is dead weight: its things are found through the catalogue or imported by another file."""
-    for folder in ("rounding", "scaling"):
-        package = Path(catalog.__file__).parent / folder
-        registered = {Path(e.file).stem for e in catalog.entries() if Path(e.file).parent == package}
-        assert {f.stem for f in package.glob("*.py")} - registered == {"__init__", folder}
-
-
 def test_registering_as_a_call_and_as_a_decorator(kept_catalogue):
     thing = register("rounding", "made_up", SOURCE, aliases=("mu",))(object())
 

@@ -28,12 +28,14 @@ def test_a_size_is_a_number_and_a_unit(words, expected):
     assert size(words) == expected
 
 
-@given(st.integers(1, 10**30), st.sampled_from(sorted(UNITS)))
+@given(st.integers(1, 10**18 - 1), st.sampled_from(sorted(UNITS)))
 def test_whole_numbers_of_units_are_exact(number, unit):
     assert size(f"{number}{unit.upper()}") == number * UNITS[unit]
 
 
-@pytest.mark.parametrize("words", ["", "GB", "-1GB", "0", "0.0GB", "0.4", "1e3", "1,5GB", "1.GB", ".5GB", "2 G B", "5 apples", "inf", "nan", "1GB2"])
+@pytest.mark.parametrize(
+    "words", ["", "GB", "-1GB", "0", "0.0GB", "0.4", "1e3", "1,5GB", "1.GB", ".5GB", "2 G B", "5 apples", "inf", "nan", "1GB2", "9" * 5000]
+)
 def test_what_is_no_size_is_named(words):
     with pytest.raises(SpecError, match="is no size above 0; write 500MB or 2GB") as caught:
         size(words)

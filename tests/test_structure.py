@@ -34,7 +34,8 @@ FLOORS = {
             "checkpoint",
             "recipes plan",
             "evaluation interchange",
-            "cli claims testing",
+            "claims testing",
+            "cli",
         )
     )
     for name in names.split()

@@ -63,29 +63,26 @@ struct ToValues {
   }
 };
 
+LB_INLINE void store_codes(uint8_t* out, U codes) { *(BLoose*)out = __builtin_convertvector(codes, B); }
+LB_INLINE void store_codes(int32_t* out, U codes) { store((uint32_t*)out, codes); }
+
 template <class Method>
-struct ToCodes8 {
-  using Out = uint8_t;
+LB_INLINE auto code_of(const Method& m, F y, U noise) -> decltype(m.code(y, noise)) { return m.code(y, noise); }
+template <class Method>
+LB_INLINE auto code_of(const Method& m, F y, U noise) -> decltype(m.code_of(y, y)) { return m.code_of(m.value(y, noise), y); }
+
+template <class Method, class Code>
+struct ToCodes {
+  using Out = Code;
   const Codec& c;
   const Units& u;
-  LB_INLINE_MEMBER void operator()(const float* x, uint8_t* out, const Unit& one, const uint32_t* noise) const {
+  LB_INLINE_MEMBER void operator()(const float* x, Code* out, const Unit& one, const uint32_t* noise) const {
     const F y = in_units<false>(c, u, one, load(x));
-    *(BLoose*)out = __builtin_convertvector(Method{c}.code(y, noise ? load(noise) : U{}), B);
+    store_codes(out, code_of(Method{c}, y, noise ? load(noise) : U{}));
   }
 };
 
-template <class Method>
-struct ToCodes32 {
-  using Out = int32_t;
-  const Codec& c;
-  const Units& u;
-  LB_INLINE_MEMBER void operator()(const float* x, int32_t* out, const Unit& one, const uint32_t* noise) const {
-    const F y = in_units<false>(c, u, one, load(x));
-    store((uint32_t*)out, Method{c}.code_of(Method{c}.value(y, noise ? load(noise) : U{}), y));
-  }
-};
-
-// Every sixteen of n numbers with the unit of their block. `width` is 1 (a unit an element), a multiple of LANES, or at least n.
+// All lanes of n numbers with the unit of their block. `width` is 1 (a unit an element), a multiple of LANES, or at least n.
 template <class Step, class In>
 LB_INLINE void each_block(const Step step, const Units& u, const In* x, typename Step::Out* out, size_t n, size_t width, const uint32_t* noise) {
   In in[LANES] = {};
@@ -142,35 +139,39 @@ static void values(const Codec& c, const Units& u, const float* x, float* out, s
     case FLOAT: return (up ? values_by<Float<true>> : values_by<Float<false>>)(c, u, x, out, n, width, noise);
     case WIDE: return (up ? values_by<Wide<true>> : values_by<Wide<false>>)(c, u, x, out, n, width, noise);
     case LOOKUP: return (up ? values_by<Table<BucketRank, true>> : values_by<Table<BucketRank, false>>)(c, u, x, out, n, width, noise);
-    default: return (up ? values_by<Table<SearchRank, true>> : values_by<Table<SearchRank, false>>)(c, u, x, out, n, width, noise);
+    case SEARCH: return (up ? values_by<Table<SearchRank, true>> : values_by<Table<SearchRank, false>>)(c, u, x, out, n, width, noise);
+    default: return (up ? values_by<Table<ShortRank, true>> : values_by<Table<ShortRank, false>>)(c, u, x, out, n, width, noise);
   }
 }
 
-template <class Method>
-static void codes8_by(const Codec& c, const Units& u, const float* x, uint8_t* out, size_t n, size_t width, const uint32_t* noise) {
-  each_block(ToCodes8<Method>{c, u}, u, x, out, n, width, noise);
+template <class Method, class Code>
+static void codes_by(const Codec& c, const Units& u, const float* x, Code* out, size_t n, size_t width, const uint32_t* noise) {
+  each_block(ToCodes<Method, Code>{c, u}, u, x, out, n, width, noise);
+}
+
+template <class Code>
+LB_INLINE bool codes_by_arithmetic(const Codec& c, const Units& u, const float* x, Code* out, size_t n, size_t width, const uint32_t* noise) {
+  const bool up = c.stochastic;
+  switch (c.code_method) {
+    case FIXED: return codes_by<Fixed>(c, u, x, out, n, width, noise), true;
+    case FLOAT: return (up ? codes_by<Float<true>, Code> : codes_by<Float<false>, Code>)(c, u, x, out, n, width, noise), true;
+    case WIDE: return (up ? codes_by<Wide<true>, Code> : codes_by<Wide<false>, Code>)(c, u, x, out, n, width, noise), true;
+    default: return false;
+  }
 }
 
 static void codes8(const Codec& c, const Units& u, const float* x, uint8_t* out, size_t n, size_t width, const uint32_t* noise) {
+  if (codes_by_arithmetic(c, u, x, out, n, width, noise)) return;
   const bool up = c.stochastic;
-  if (c.code_method == LOOKUP)
-    (up ? codes8_by<Table<BucketRank, true>> : codes8_by<Table<BucketRank, false>>)(c, u, x, out, n, width, noise);
-  else
-    (up ? codes8_by<Table<SearchRank, true>> : codes8_by<Table<SearchRank, false>>)(c, u, x, out, n, width, noise);
-}
-
-template <class Method>
-static void codes32_by(const Codec& c, const Units& u, const float* x, int32_t* out, size_t n, size_t width, const uint32_t* noise) {
-  each_block(ToCodes32<Method>{c, u}, u, x, out, n, width, noise);
+  switch (c.code_method) {
+    case LOOKUP: return (up ? codes_by<Table<BucketRank, true>, uint8_t> : codes_by<Table<BucketRank, false>, uint8_t>)(c, u, x, out, n, width, noise);
+    case SEARCH: return (up ? codes_by<Table<SearchRank, true>, uint8_t> : codes_by<Table<SearchRank, false>, uint8_t>)(c, u, x, out, n, width, noise);
+    default: return (up ? codes_by<Table<ShortRank, true>, uint8_t> : codes_by<Table<ShortRank, false>, uint8_t>)(c, u, x, out, n, width, noise);
+  }
 }
 
 static void codes32(const Codec& c, const Units& u, const float* x, int32_t* out, size_t n, size_t width, const uint32_t* noise) {
-  const bool up = c.stochastic;
-  switch (c.code_method) {
-    case FIXED: return codes32_by<Fixed>(c, u, x, out, n, width, noise);
-    case FLOAT: return (up ? codes32_by<Float<true>> : codes32_by<Float<false>>)(c, u, x, out, n, width, noise);
-    default: return (up ? codes32_by<Wide<true>> : codes32_by<Wide<false>>)(c, u, x, out, n, width, noise);
-  }
+  codes_by_arithmetic(c, u, x, out, n, width, noise);
 }
 
 struct FromCodes8 {

@@ -86,22 +86,40 @@ struct Wide {
 };
 
 struct BucketRank {
+  LB_INLINE_MEMBER static U pick(const void* table, U k) { return gather((const uint32_t*)table, k); }
+  LB_INLINE_MEMBER static U inside(const Codec& c, U magnitude) {
+    return smaller(larger(magnitude, all(c.bucket_low)), all(c.bucket_high)) - c.bucket_low;
+  }
+  LB_INLINE_MEMBER static U entry(const Codec& c, F y, U m) {
+    return gather(c.buckets, (m >> c.bucket_shift) + select((I)bits_of(y) < 0, all(c.bucket_count), all(0u)));
+  }
   LB_INLINE_MEMBER static U of(const Codec& c, F y) {
-    const U b = bits_of(y), magnitude = b & MAGNITUDE;
-    const U m = smaller(larger(magnitude, all(c.bucket_low)), all(c.bucket_high)) - c.bucket_low;
-    const U index = (m >> c.bucket_shift) + select((I)b < 0, all(c.bucket_count), all(0u));
-    const U entry = gather(c.buckets, index);
-    const I reached = (I)(m & ((1u << c.bucket_shift) - 1)) >= (I)(entry >> 16);
-    const U rank = select(reached, entry >> 8, entry) & 255u;
+    const U magnitude = bits_of(y) & MAGNITUDE, m = inside(c, magnitude), found = entry(c, y, m);
+    const I reached = (I)(m & ((1u << c.bucket_shift) - 1)) >= (I)(found >> 16);
+    const U rank = select(reached, found >> 8, found) & 255u;
     return select((I)magnitude == 0, all(c.zero_rank), rank);
   }
 };
 
-struct SearchRank {
+// cut points after those of the bucket are above y, so only the step says how many there may be
+struct SearchRank : BucketRank {
+  LB_INLINE_MEMBER static U of(const Codec& c, F y) {
+    const U magnitude = bits_of(y) & MAGNITUDE;
+    U rank = select((I)magnitude == 0, all(c.zero_rank), entry(c, y, inside(c, magnitude)));
+    for (uint32_t step = c.search_step; step; step >>= 1) {
+      const F cut = float_of(pick(c.cuts, rank + (step - 1)));
+      rank = rank + select((I)(y >= cut), all(step), all(0u));
+    }
+    return rank;
+  }
+};
+
+struct ShortRank {
+  LB_INLINE_MEMBER static U pick(const void* table, U k) { return pick16((const uint32_t*)table, k); }
   LB_INLINE_MEMBER static U of(const Codec& c, F y) {
     U rank = {};
-    for (uint32_t step = 128; step; step >>= 1) {
-      const F cut = float_of(gather((const uint32_t*)c.cuts, rank + (step - 1)));
+    for (uint32_t step = 8; step; step >>= 1) {
+      const F cut = float_of(pick(c.cuts, rank + (step - 1)));
       rank = rank + select((I)(y >= cut), all(step), all(0u));
     }
     return rank;
@@ -115,7 +133,7 @@ struct Table {
     U k = Rank::of(c, y);
     if (STOCHASTIC) {
       k = smaller(k, all(c.last_rank - 1));
-      const F low = float_of(gather((const uint32_t*)c.rank_number, k)), high = float_of(gather((const uint32_t*)c.rank_number, k + 1u));
+      const F low = float_of(Rank::pick(c.rank_number, k)), high = float_of(Rank::pick(c.rank_number, k + 1u));
       const F held = smaller(larger(y, low), high);
       const I up = (rises(held, low, high, noise) & (I)(y > low)) | (I)(y >= high);
       k = k - (U)up;  // true is -1
@@ -123,12 +141,12 @@ struct Table {
     return k;
   }
   LB_INLINE_MEMBER F value(F y, U noise) const {
-    U v = gather(c.rank_value, rank(y, noise));
+    U v = Rank::pick(c.rank_value, rank(y, noise));
     if (c.keep_negative_zero) v = v | (select((I)(v & MAGNITUDE) == 0, bits_of(y), all(0u)) & SIGN);
     return float_of(select(not_a_number(y), by_sign(y, c.nan_value), v));
   }
   LB_INLINE_MEMBER U code(F y, U noise) const {
-    U k = gather(c.rank_code, rank(y, noise));
+    U k = Rank::pick(c.rank_code, rank(y, noise));
     if (c.negative_zero) k = select((I)(k == all(c.zero_code)) & ((I)bits_of(y) < 0), all(c.negative_zero_code), k);
     return select(not_a_number(y), by_sign(y, c.nan_code), k);
   }

@@ -17,8 +17,8 @@ LB_INLINE U bfloat16_from_wide(F x) {
 
 LB_INLINE U float16_from_wide(F x) {
   U b = bits_of(x), magnitude = b & MAGNITUDE;
-  U exponent = larger(magnitude & INFINITE, all(113u << 23));
   U clamped = smaller(magnitude, all(0x47800000u));  // 65536 overflows all the same
+  U exponent = larger(clamped & INFINITE, all(113u << 23));
   F magic = float_of(exponent + (13u << 23));
   U r = bits_of((float_of(clamped) + magic) - magic);
   U subnormal = (U)__builtin_convertvector(float_of(r) * 0x1p24f, I);

@@ -112,7 +112,9 @@ class Blocks:
         padded = tuple(c * b for c, b in zip(counts, full, strict=True))
         if not all(b == 1 for b in full[:-1]):
             rank = len(full)
-            blocks = blocks.reshape(*counts, *full).permute(*(i for pair in zip(range(rank), range(rank, 2 * rank), strict=True) for i in pair))
+            blocks = blocks.reshape(*counts, *full).permute(
+                *(i for pair in zip(range(rank), range(rank, 2 * rank), strict=True) for i in pair)
+            )
         x = blocks.reshape(padded)
         if padded != target:
             x = x[tuple(slice(0, n) for n in target)]

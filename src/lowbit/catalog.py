@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 import importlib.metadata
+import importlib.util
 import inspect
 import pkgutil
 import sys
@@ -30,7 +30,9 @@ FAMILIES = {
     "scaling": "lowbit.scaling",
     "statistic": "lowbit.statistics",
     "quantizer": "lowbit.quantizers",
+    "storage": "lowbit.quantizers",  # functions that make or rearrange codes and weights of several terms
     "solver": "lowbit.solvers",
+    "claim": "lowbit.claims",
 }
 
 
@@ -88,6 +90,8 @@ def register(kind: str, name: str, source: Source, aliases: tuple[str, ...] = ()
         NameCollision: the name or an alias is taken by another thing of that kind.
     """
     frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_back.f_code.co_filename == frame.f_code.co_filename:
+        frame = frame.f_back  # the place that registers, not a helper of its file
 
     def add(thing: T) -> T:
         entry = Entry(kind, name, thing, source, tuple(aliases), frame.f_code.co_filename, frame.f_lineno)

@@ -75,6 +75,7 @@ def unpack_radix(data: Tensor, layout: Radix, count: int) -> Tensor:
     """
     words = unpack(data, layout.bits, -(-count // layout.digits)).to(torch.int32)
     if words.numel() and int(words.max()) >= layout.levels**layout.digits:
-        raise CheckpointError(f"a word of {int(words.max())}; {layout.digits} digits of {layout.levels} levels stay below {layout.levels**layout.digits}")
+        below = layout.levels**layout.digits
+        raise CheckpointError(f"a word of {int(words.max())}; {layout.digits} digits of {layout.levels} levels stay below {below}")
     digits = torch.stack([words // layout.levels**i % layout.levels for i in range(layout.digits)], -1)
     return digits.reshape(-1)[:count].to(torch.uint8 if layout.levels <= 256 else torch.int32)

@@ -16,7 +16,7 @@ def size(words: str) -> int:
     Raises:
         SpecError: it is no size, or not above 0.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", words)
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([a-zA-Z]*)\s*", words)
     factor = UNITS.get(match[2].lower()) if match else None
     count = 0 if match is None or factor is None else int(Fraction(match[1]) * factor)
     if count <= 0:

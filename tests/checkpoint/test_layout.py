@@ -8,19 +8,46 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lowbit.checkpoint.layout import LAYOUT, MANIFEST, Manifest, StoredTensor, checksum, digest, file_digests, narrowed, read_manifest, shard_name
+from lowbit.checkpoint.layout import (
+    LAYOUT,
+    MANIFEST,
+    Manifest,
+    StoredTensor,
+    checksum,
+    digest,
+    file_digests,
+    narrowed,
+    read_manifest,
+    shard_name,
+)
 from lowbit.errors import CheckpointError
 
 
 def stored(**changes):
-    return StoredTensor(**({"file": "model-00001.safetensors", "shape": (4, 3), "stored": "bfloat16", "dtype": "float32", "digest": "00"} | changes))
+    return StoredTensor(
+        **({"file": "model-00001.safetensors", "shape": (4, 3), "stored": "bfloat16", "dtype": "float32", "digest": "00"} | changes)
+    )
 
 
 @pytest.fixture
 def manifest():
     layer = {"module": "Linear", "shape": [4, 6], "terms": [{"kind": "quantized", "spec": "int8"}], "activations": None}
-    tensors = {"norm": stored(), "up.weight.codes": stored(shape=(24,), stored="uint8"), "up.weight.scale.codes": stored(shape=(4,), stored="int16")}
-    return Manifest("builtin", "ä model", {"weights": "int8"}, {"up": layer}, tensors, {"head": "norm"}, {"config.json": "11"}, {"torch": "2"}, ["a note"])
+    tensors = {
+        "norm": stored(),
+        "up.weight.codes": stored(shape=(24,), stored="uint8"),
+        "up.weight.scale.codes": stored(shape=(4,), stored="int16"),
+    }
+    return Manifest(
+        "builtin",
+        "ä model",
+        {"weights": "int8"},
+        {"up": layer},
+        tensors,
+        {"head": "norm"},
+        {"config.json": "11"},
+        {"torch": "2"},
+        ["a note"],
+    )
 
 
 def rewrite(folder, **changes):
@@ -154,7 +181,10 @@ def test_every_letter_counts(manifest, tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"tensors": {"x": vars(stored(file="../../etc/passwd"))}}, r"lies in '../../etc/passwd', which is no safetensors file of this folder"),
+        (
+            {"tensors": {"x": vars(stored(file="../../etc/passwd"))}},
+            r"lies in '../../etc/passwd', which is no safetensors file of this folder",
+        ),
         ({"tensors": {"x": vars(stored(file="/model.safetensors"))}}, "is no safetensors file of this folder"),
         ({"tensors": {"x": vars(stored(file="sub/model.safetensors"))}}, "is no safetensors file of this folder"),
         ({"tensors": {"x": vars(stored(file="model.bin"))}}, "is no safetensors file of this folder"),
@@ -170,7 +200,10 @@ def test_every_letter_counts(manifest, tmp_path):
         ({"layers": {"up": {"module": "Linear", "shape": [4, 6], "terms": []}}}, "the layer 'up' is described by"),
         ({"layers": {"up": {"module": "Linear", "shape": [4, "6"], "terms": [{"kind": "quantized"}]}}}, "the layer 'up' is described by"),
         ({"layers": {"up": {"module": 3, "shape": [4, 6], "terms": [{"kind": "quantized"}]}}}, "the layer 'up' is described by"),
-        ({"layers": {"up": {"module": "Linear", "shape": [4, 6], "terms": [{"kind": "quantized", "spec": 4}]}}}, "the layer 'up' is described by"),
+        (
+            {"layers": {"up": {"module": "Linear", "shape": [4, 6], "terms": [{"kind": "quantized", "spec": 4}]}}},
+            "the layer 'up' is described by",
+        ),
         ({"layers": ["up"]}, "damaged or foreign"),
         ({"tied": ["a"]}, "is no table"),
         ({"tied": {"a": 3}}, "is no text"),

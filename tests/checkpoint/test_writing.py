@@ -14,7 +14,7 @@ from lowbit.checkpoint import writing
 from lowbit.checkpoint.layout import MANIFEST, Manifest, read_manifest, shard_name
 from lowbit.checkpoint.reading import Tensors
 from lowbit.checkpoint.writing import Writer, check_file, claim_folder, new_folder, versions, whole, write_shard
-from lowbit.errors import OutputError
+from lowbit.errors import OutputError, UnsupportedError
 from lowbit.nn.packed import PackedWeight
 from lowbit.quantizers.spec import quantizer
 from lowbit.quantizers.weight import Weight
@@ -141,7 +141,7 @@ def test_what_the_system_refuses_is_named(tmp_path, error, message):
     "error",
     [
         OSError(errno.ENOSPC, "No space left on device"),
-        SafetensorError('Error while serializing: I/O error: No space left on device (os error 28)'),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ],
 )
 def test_a_full_disk_ends_a_shard_in_one_line(writer, tmp_path, monkeypatch, error):
@@ -247,6 +247,11 @@ def test_a_packed_weight_has_its_parts_under_its_name(writer, tmp_path):
     assert sorted(manifest.tensors) == ["layer.weight.codes", "layer.weight.scale.codes", "layer.weight.scale.scale"]
     assert manifest.layer_nbytes("layer") == weight.nbytes == scheme.nbytes((8, 32))
     assert manifest.tensors["layer.weight.scale.scale"].stored == "float32"  # parts are never narrowed
+
+
+def test_a_dtype_that_could_not_be_read_back_is_refused(writer):
+    with pytest.raises(UnsupportedError, match="'x' is complex64, which a checkpoint does not hold; it holds float32, "):
+        writer.add("x", torch.zeros(2, dtype=torch.complex64))
 
 
 def test_the_manifest_says_what_wrote_it(writer):

@@ -1,5 +1,6 @@
 """The dynamic type: the midpoints of bitsandbytes' map, in rational numbers rounded once."""
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,7 @@ def test_the_numbers_are_the_midpoints_rounded_once():
     numbers = {Fraction(0), Fraction(1)}
     for i in range(7):
         edges = [Fraction(1, 10) + Fraction(9, 10) * k / 2**i for k in range(2**i + 1)]
-        for a, b in zip(edges, edges[1:], strict=False):
+        for a, b in itertools.pairwise(edges):
             number = (a + b) / 2 * Fraction(10) ** (i - 6)
             numbers |= {number, -number}
     assert len(numbers) == 256

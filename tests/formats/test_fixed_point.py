@@ -13,7 +13,9 @@ from lowbit.testing.exact import ExactFormat
 from lowbit.testing.formats import probes
 
 
-@pytest.mark.parametrize("integer_bits, fraction_bits, signed", [(1, 6, True), (3, 4, True), (2, 6, False), (0, 7, True), (0, 3, False), (4, 8, True)])
+@pytest.mark.parametrize(
+    "integer_bits, fraction_bits, signed", [(1, 6, True), (3, 4, True), (2, 6, False), (0, 7, True), (0, 3, False), (4, 8, True)]
+)
 def test_numbers_and_rounding(integer_bits, fraction_bits, signed):
     fmt = fixed_point(integer_bits, fraction_bits, signed=signed)
     bits = signed + integer_bits + fraction_bits

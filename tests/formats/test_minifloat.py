@@ -43,7 +43,13 @@ def hard_inputs(name):
     with np.errstate(over="ignore"):
         middle = ((ends[1:] + ends[:-1]) / 2).astype(np.float32)
         return np.concatenate(
-            [FLOAT16_INPUTS, middle, np.nextafter(middle, np.float32(np.inf)), np.nextafter(middle, np.float32(-np.inf)), ends.astype(np.float32)]
+            [
+                FLOAT16_INPUTS,
+                middle,
+                np.nextafter(middle, np.float32(np.inf)),
+                np.nextafter(middle, np.float32(-np.inf)),
+                ends.astype(np.float32),
+            ]
         )
 
 

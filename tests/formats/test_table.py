@@ -1,4 +1,4 @@
-"""Table formats against an exact encoder that searches all numbers with rational arithmetic; random tables, every rounding, both overflows."""
+"""Table formats against an exact encoder in rational arithmetic: random tables, every rounding, both overflows."""
 
 import math
 
@@ -48,7 +48,12 @@ def exact_codes(fmt, y, rounding, overflow):
 
 
 @settings(max_examples=150, deadline=None)
-@given(fmt=tables(), y=st.lists(float32, min_size=1, max_size=20), rounding=st.sampled_from(DETERMINISTIC), overflow=st.sampled_from(["saturate", "special"]))
+@given(
+    fmt=tables(),
+    y=st.lists(float32, min_size=1, max_size=20),
+    rounding=st.sampled_from(DETERMINISTIC),
+    overflow=st.sampled_from(["saturate", "special"]),
+)
 def test_any_table_encodes_exactly(fmt, y, rounding, overflow):
     y = torch.cat((torch.tensor(y), probes(fmt, random=8)))
     rule = catalog.find("rounding", rounding)
@@ -107,7 +112,7 @@ def test_values_are_those_of_float32():
 
 def test_cut_points_are_the_smallest_inputs_that_go_up():
     cuts = float4_e2m1fn.cutpoints()
-    numbers = sorted({v for v in float4_e2m1fn.values})
+    numbers = sorted(set(float4_e2m1fn.values))
     assert len(cuts) == len(numbers) - 1
     for cut, low, high in zip(cuts, numbers, numbers[1:], strict=False):
         below = torch.nextafter(cut, torch.tensor(-math.inf))
@@ -140,7 +145,10 @@ def test_smallest_above_a_number_of_float32(step):
 def test_numbers_beyond_float32_are_infinite():
     from fractions import Fraction
 
-    assert smallest_above([(Fraction(2) ** 128, True), (-(Fraction(2) ** 128), True)], torch.float32) == [math.inf, -torch.finfo(torch.float32).max]
+    assert smallest_above([(Fraction(2) ** 128, True), (-(Fraction(2) ** 128), True)], torch.float32) == [
+        math.inf,
+        -torch.finfo(torch.float32).max,
+    ]
 
 
 def test_directed_roundings_toward_zero_do_not_overflow():

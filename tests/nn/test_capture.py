@@ -165,7 +165,9 @@ def test_the_input_of_a_product_and_no_more_of_the_pass() -> None:
     assert ran == []
     hook.remove()
     with torch.no_grad():
-        assert torch.equal(product_inputs(model, model.blocks[0].last, lambda: model(x)), torch.relu(model.blocks[0].linear(x)).reshape(6, 4))
+        assert torch.equal(
+            product_inputs(model, model.blocks[0].last, lambda: model(x)), torch.relu(model.blocks[0].linear(x)).reshape(6, 4)
+        )
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
 
 

@@ -134,7 +134,11 @@ def test_an_encoder_whose_norms_lie_on_the_stream() -> None:
 def test_the_builtin_model() -> None:
     model = Builtin.load()
     graph = discover(model.module, lambda: model.logits(IDS))
-    assert [p.name for p in graph.products][:3] == ["model.embed_tokens", "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.k_proj"]
+    assert [p.name for p in graph.products][:3] == [
+        "model.embed_tokens",
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.0.self_attn.k_proj",
+    ]
     assert len(graph.products) == 2 + 5 * 7
     assert sum(p.writes_residual for p in graph.products) == 1 + 5 * 2
     assert len({p.inputs for p in graph.products}) == 2 + 5 * 4
@@ -181,7 +185,8 @@ def test_a_convolutional_network_with_skips(inplace: bool) -> None:
     model = ResNet(inplace).eval()
     graph = discover(model, lambda: model(torch.randn(1, 3, 8, 8)))
     assert [p.name for p in graph.products] == [
-        "stem.0", "blocks.0.conv1", "blocks.0.conv2", "blocks.1.conv1", "blocks.1.conv2", "blocks.1.down", "blocks.2.conv1", "blocks.2.conv2", "fc",
+        "stem.0", "blocks.0.conv1", "blocks.0.conv2", "blocks.1.conv1", "blocks.1.conv2", "blocks.1.down", "blocks.2.conv1",
+        "blocks.2.conv2", "fc",
     ]  # fmt: skip
     by_name = {p.name: p for p in graph.products}
     assert by_name["blocks.1.conv1"].inputs == by_name["blocks.1.down"].inputs

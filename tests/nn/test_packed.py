@@ -42,7 +42,11 @@ def test_parts_and_description_give_the_weight_back(spec):
 
 def test_a_sum_of_terms_reads_back():
     scheme = quantizer("int4 g32")
-    terms = (scheme.quantize(random(16, 64)), LowRank(random(16, 2), random(2, 64)), Indexed(torch.tensor([3, 60]), random(16, 2), 1, (16, 64)))
+    terms = (
+        scheme.quantize(random(16, 64)),
+        LowRank(random(16, 2), random(2, 64)),
+        Indexed(torch.tensor([3, 60]), random(16, 2), 1, (16, 64)),
+    )
     weight = Weight(terms, (scheme, None, None))
     module = PackedWeight.of(weight)
     assert module.describe() == [{"kind": "quantized", "spec": "int4 g32"}, {"kind": "low rank"}, {"kind": "columns"}]
@@ -87,7 +91,9 @@ def test_what_is_kept_is_not_in_the_state_dict(model):
     lowbit.quantize(model, "int8")
     names = list(model.state_dict())
     model(random(5, 64))
-    assert list(model.state_dict()) == names == ["0.bias", "0.weight.codes", "0.weight.scale_codes", "2.weight.codes", "2.weight.scale_codes"]
+    assert (
+        list(model.state_dict()) == names == ["0.bias", "0.weight.codes", "0.weight.scale_codes", "2.weight.codes", "2.weight.scale_codes"]
+    )
 
 
 @pytest.mark.parametrize("convert", [nn.Module.bfloat16, nn.Module.half, nn.Module.double])
@@ -151,7 +157,11 @@ def test_a_term_that_cannot_be_written_is_refused():
         (lambda parts, terms: terms.__setitem__(0, {"kind": "quantised", "spec": "nvfp4"}), CheckpointError, "term 0 is 'quantised'"),
         (lambda parts, terms: terms.__setitem__(0, {"kind": "quantized"}), CheckpointError, "this version cannot read that"),
         (lambda parts, terms: terms.__setitem__(0, {"kind": "quantized", "spec": "nvfp5"}), SpecError, "no quantizer or format"),
-        (lambda parts, terms: terms.__setitem__(0, {"kind": "quantized", "spec": "int8"}), CheckpointError, "codes of 16 bits take 32 bytes"),
+        (
+            lambda parts, terms: terms.__setitem__(0, {"kind": "quantized", "spec": "int8"}),
+            CheckpointError,
+            "codes of 16 bits take 32 bytes",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_named(change, error, message):

@@ -9,6 +9,8 @@ from lowbit.quantizers.emulate import fake_quantize
 from lowbit.quantizers.spec import quantizer
 from lowbit.testing.quantizers import sample
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 X = sample((4, 64))
 
 

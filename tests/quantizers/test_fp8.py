@@ -6,6 +6,8 @@ import torch
 from lowbit.quantizers.fp8 import fp8, fp8_e5m2, fp8_tile
 from lowbit.testing.quantizers import sample
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 
 @pytest.mark.parametrize("quantizer, dtype", [(fp8, torch.float8_e4m3fn), (fp8_e5m2, torch.float8_e5m2)])
 def test_it_is_the_cast_of_torch(quantizer, dtype):

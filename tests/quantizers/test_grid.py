@@ -18,6 +18,8 @@ from lowbit.quantizers.spec import quantizer
 from lowbit.rounding.stochastic import stochastic
 from lowbit.testing.quantizers import sample
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 int4 = INTEGERS["int4"]
 X = sample((4, 32))
 PER_BLOCK = sample((4, 4), 1).abs() + 0.1
@@ -117,7 +119,12 @@ def test_the_blocks_may_be_those_of_reordered_columns():
 
 def test_noise_belongs_to_the_element():
     words = noise(Key(1), (4, 32))
-    for blocks, scale in ((G8, PER_BLOCK), (Blocks((2, 16)), torch.ones(2, 2)), (Blocks(24, ragged=True), torch.ones(6)), (Blocks(None), torch.ones(()))):
+    for blocks, scale in (
+        (G8, PER_BLOCK),
+        (Blocks((2, 16)), torch.ones(2, 2)),
+        (Blocks(24, ragged=True), torch.ones(6)),
+        (Blocks(None), torch.ones(())),
+    ):
         grid = Grid(float4_e2m1fn, blocks, (4, 32), scale=scale)
         y = X.numpy() / blocks.expand(scale, (4, 32)).numpy()
         assert torch.equal(grid.choose(X, stochastic, words).codes, float4_e2m1fn.encode(torch.from_numpy(y), stochastic, words))

@@ -1,4 +1,4 @@
-"""What the types must be able to say: each case of the literature as an expression, with the figure or the identity that shows it is right."""
+"""What the types must be able to say: each case of the literature as an expression, with a figure or an identity to hold it to."""
 
 import math
 from dataclasses import dataclass, replace
@@ -24,6 +24,8 @@ from lowbit.scaling.absmax import absmax
 from lowbit.scaling.scaling import Affine, amax, step
 from lowbit.scaling.sign_split import sign_split
 from lowbit.testing.quantizers import check_quantizer, sample
+
+pytestmark = pytest.mark.usefixtures("every_backend")
 
 uint4, int4 = INTEGERS["uint4"], INTEGERS["int4"]
 fp3 = TableFormat("fp3", (0.0, 1.0, 2.0, 4.0, -0.0, -1.0, -2.0, -4.0))
@@ -55,7 +57,12 @@ def test_block_floats_on_normal_numbers(spec, expected):
 
 @pytest.mark.parametrize(
     "element, data, symmetric, split",
-    [(float4_e2m1fn, normal, 0.0119, 0.0112), (fp3, normal, 0.0571, 0.0513), (float4_e2m1fn, student, 0.0154, 0.0127), (fp3, student, 0.0964, 0.0738)],
+    [
+        (float4_e2m1fn, normal, 0.0119, 0.0112),
+        (fp3, normal, 0.0571, 0.0513),
+        (float4_e2m1fn, student, 0.0154, 0.0127),
+        (fp3, student, 0.0964, 0.0738),
+    ],
     ids=["fp4 normal", "fp3 normal", "fp4 student", "fp3 student"],
 )
 def test_afpq_has_a_scale_for_each_sign(element, data, symmetric, split):
@@ -130,7 +137,12 @@ class HiF4(Quantizer):
 
     def unpack(self, parts, shape):
         stored = None
-        for name, fmt, blocks, inside in (("scale." * 3, E6M2, 1, 64), ("scale." * 2, ONE_OR_TWO, 8, 8), ("scale.", ONE_OR_TWO, 2, 4), ("", S1P2, 4, 1)):
+        for name, fmt, blocks, inside in (
+            ("scale." * 3, E6M2, 1, 64),
+            ("scale." * 2, ONE_OR_TWO, 8, 8),
+            ("scale.", ONE_OR_TWO, 2, 4),
+            ("", S1P2, 4, 1),
+        ):
             counts = Blocks((inside,)).counts(shape)
             stored = QTensor(unpack_codes(parts, name + "codes", fmt, counts), Grid(fmt, Blocks((blocks,)), counts, scale=stored))
         return stored
@@ -305,7 +317,18 @@ def test_stochastic_codes_are_the_same_under_a_batch_split():
 # ---- the written answers
 
 
-ANSWERS = ["int4 g16", "int4 g16 asym", "e2m1 g16", "mxfp4 g16", "mxfp8 g16 rceil", "nf4_element g16", "ternary g16", "binary g16", "int8 g16 mse", "e2m1 g16 sign_split"]
+ANSWERS = [
+    "int4 g16",
+    "int4 g16 asym",
+    "e2m1 g16",
+    "mxfp4 g16",
+    "mxfp8 g16 rceil",
+    "nf4_element g16",
+    "ternary g16",
+    "binary g16",
+    "int8 g16 mse",
+    "e2m1 g16 sign_split",
+]
 
 
 @pytest.mark.parametrize("spec", ANSWERS)

@@ -8,6 +8,8 @@ from lowbit.quantizers.integers import QUANTIZERS
 from lowbit.quantizers.spec import quantizer
 from lowbit.testing.quantizers import sample
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 X = sample((8, 128))
 
 

@@ -12,6 +12,8 @@ from lowbit.quantizers.microscaling import mxfp4, mxfp8
 from lowbit.quantizers.spec import quantizer
 from lowbit.testing.exact import ExactFormat, to_float32
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 NAMES = ["mxfp8", "mxfp8_e5m2", "mxfp6", "mxfp6_e3m2", "mxfp4", "mxint8"]
 RULES = ["floor", "ceil", "even", "rceil"]
 
@@ -31,7 +33,12 @@ def hard_blocks():
         block = np.full(32, m / 3, dtype=np.float32)
         block[7] = m
         kinds += [block, np.nextafter(block, np.float32(0)), np.nextafter(block, np.float32(np.inf))]
-    kinds += [np.zeros(32), np.where(np.arange(32) % 2, -0.0, 0.0), np.where(np.arange(32) == 3, 1e-45, 0.0), np.where(np.arange(32) == 9, -5.0, 0.0)]
+    kinds += [
+        np.zeros(32),
+        np.where(np.arange(32) % 2, -0.0, 0.0),
+        np.where(np.arange(32) == 3, 1e-45, 0.0),
+        np.where(np.arange(32) == 9, -5.0, 0.0),
+    ]
     with np.errstate(over="ignore", under="ignore"):
         return np.stack(kinds).astype(np.float32)
 

@@ -9,6 +9,8 @@ from lowbit.formats.normal_float import nf4 as element
 from lowbit.quantizers.normal_float import nf4, nf4_single
 from lowbit.testing.quantizers import sample
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 
 def nearest(values, y):
     """The code of the nearest value; no value is met halfway by these numbers."""

@@ -11,6 +11,8 @@ from lowbit.formats.minifloat import float4_e2m1fn, float8_e4m3fn
 from lowbit.quantizers.nvfp4 import nvfp4
 from lowbit.testing.exact import ExactFormat, to_float32
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 ELEMENT = ExactFormat(float4_e2m1fn.values)
 SCALE = ExactFormat(float8_e4m3fn.values)
 

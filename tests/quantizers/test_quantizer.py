@@ -15,7 +15,10 @@ from lowbit.scaling.absmax import absmax
 from lowbit.testing.quantizers import check_quantizer, digest, rows_are_independent, sample
 
 
-@pytest.mark.parametrize("spec, shape, bits", [("mxfp4", (32, 64), 4.25), ("nvfp4", (64, 64), 4.5 + 32 / 4096), ("int4 g64", (64, 64), 4.25), ("int8 cast", (3, 3), 8.0)])
+@pytest.mark.parametrize(
+    "spec, shape, bits",
+    [("mxfp4", (32, 64), 4.25), ("nvfp4", (64, 64), 4.5 + 32 / 4096), ("int4 g64", (64, 64), 4.25), ("int8 cast", (3, 3), 8.0)],
+)
 def test_true_bits_an_element(spec, shape, bits):
     assert bits_per_element(quantizer(spec), shape) == bits
 
@@ -80,7 +83,16 @@ def test_shapes_that_do_not_fit_are_left_out_but_one_must():
 
 @pytest.mark.parametrize(
     "spec, independent",
-    [("int4", True), ("mxfp4", True), ("nvfp4", False), ("int4 tensor", False), ("nf4", False), ("fp8_tile", False), ("int8 cast", True), ("int4 flat64", False)],
+    [
+        ("int4", True),
+        ("mxfp4", True),
+        ("nvfp4", False),
+        ("int4 tensor", False),
+        ("nf4", False),
+        ("fp8_tile", False),
+        ("int8 cast", True),
+        ("int4 flat64", False),
+    ],
 )
 def test_which_rows_are_independent(spec, independent):
     assert rows_are_independent(quantizer(spec)) is independent

@@ -17,6 +17,8 @@ from lowbit.scaling.absmax import absmax
 from lowbit.scaling.scaling import Affine, step
 from lowbit.testing.quantizers import check_quantizer, sample
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 int4 = INTEGERS["int4"]
 X = sample((8, 64))
 
@@ -65,7 +67,10 @@ class TestCandidates:
         weights[:, ::16] = 1.0
         q = Scheme(int4, Blocks((16,)), shares(1.0, 0.8, 0.6))
         alone = torch.stack(
-            [((Scheme(int4, Blocks((16,)), shares(f)).quantize(X).dequantize() - X).square() * weights).reshape(8, 4, 16).sum(-1) for f in (1.0, 0.8, 0.6)]
+            [
+                ((Scheme(int4, Blocks((16,)), shares(f)).quantize(X).dequantize() - X).square() * weights).reshape(8, 4, 16).sum(-1)
+                for f in (1.0, 0.8, 0.6)
+            ]
         )
         found = ((q.quantize(X, importance=weights).dequantize() - X).square() * weights).reshape(8, 4, 16).sum(-1)
         assert torch.equal(found, alone.amin(0))

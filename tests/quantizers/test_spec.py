@@ -60,7 +60,15 @@ overflows = st.sampled_from(["saturate", "special"])
 def schemes(inner):
     stored = st.none() | inner
     scaled = st.builds(
-        Scheme, formats, blocks, scalings, roundings, overflows, stored, offset_quantizer=stored, center=st.none() | blocks.map(lambda b: Blocks(b.size))
+        Scheme,
+        formats,
+        blocks,
+        scalings,
+        roundings,
+        overflows,
+        stored,
+        offset_quantizer=stored,
+        center=st.none() | blocks.map(lambda b: Blocks(b.size)),
     )
     return scaled | st.builds(lambda f, o, r: cast(f, o, r), formats, overflows, roundings)
 

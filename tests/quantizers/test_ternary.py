@@ -1,9 +1,12 @@
 """Ternary and binary weights as their papers write them."""
 
+import pytest
 import torch
 
 from lowbit.quantizers.ternary import binary, ternary
 from lowbit.testing.quantizers import sample
+
+pytestmark = pytest.mark.usefixtures("every_backend")
 
 W = sample((16, 128))
 

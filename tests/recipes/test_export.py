@@ -26,7 +26,9 @@ def listing(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
-@pytest.mark.parametrize("options", [{"weights": "nvfp4"}, {"weights": "int8", "only": ["Linear", "Embedding"]}, {"weights": "nf4", "ignore": []}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"weights": "nvfp4"}, {"weights": "int8", "only": ["Linear", "Embedding"]}, {"weights": "nf4", "ignore": []}], ids=str
+)
 def test_its_bytes_are_those_of_the_plan(model, tmp_path, options):
     """As the tensors are read back the plan counts them to the byte; on disk float32 that 16 bits hold takes half."""
     made = plan(model.module, **options)
@@ -99,7 +101,9 @@ def test_a_folder_with_something_in_it_is_refused(model, tmp_path):
 
 
 def test_a_bare_module_is_refused(tmp_path):
-    with pytest.raises(UnsupportedError, match=r"save\(\) writes what lowbit.open_model gave, not a Sequential; for other modules keep model.state_dict"):
+    with pytest.raises(
+        UnsupportedError, match=r"save\(\) writes what lowbit.open_model gave, not a Sequential; for other modules keep model.state_dict"
+    ):
         lowbit.save(nn.Sequential(nn.Linear(4, 4)), tmp_path / "out")
     assert listing(tmp_path) == []
 

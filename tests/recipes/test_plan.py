@@ -110,14 +110,22 @@ def test_the_last_override_that_matches_wins(net):
         ({"weights": "nvfp5"}, SpecError, "no quantizer or format is called 'nvfp5'; did you mean 'nvfp4'"),
         ({"weights": "int8", "solver": "rtm"}, UnknownName, "no solver is called 'rtm'; did you mean 'rtn'"),
         ({"weights": "int8", "activations": "int9"}, SpecError, "no quantizer or format is called 'int9'"),
-        ({"weights": "int8", "override": {"upp": "int4"}}, UnknownName, r"--override 'upp' matches none of the 3 chosen layers; did you mean 'up'\?"),
+        (
+            {"weights": "int8", "override": {"upp": "int4"}},
+            UnknownName,
+            r"--override 'upp' matches none of the 3 chosen layers; did you mean 'up'\?",
+        ),
         ({"weights": "int8", "override": {"lm_head": "int4"}}, UnknownName, "--override 'lm_head' matches none of the 3 chosen layers"),
         ({"weights": "int8", "override": {"up": "int4 g0"}}, SpecError, "a group of 0"),
         ({"weights": "int8", "only": ["upp"]}, UnknownName, r"--only 'upp' matches none of the 5 layers; did you mean 'up'\?"),
         ({"weights": "int8", "ignore": ["upp"]}, UnknownName, "--ignore 'upp' matches none"),
         ({"weights": "int8", "ignore": ["Linear", "Conv1d"]}, UnknownName, "no layer is left to quantize: 5 could be"),
         ({"weights": "int8", "activations": "int8 round=stochastic"}, UnsupportedError, "--activations with a rounding that draws noise"),
-        ({"weights": "int8", "activations": "int8 g64"}, ShapeError, "--activations does not fit the 96 inputs of layer up: axis 1 has 96 elements"),
+        (
+            {"weights": "int8", "activations": "int8 g64"},
+            ShapeError,
+            "--activations does not fit the 96 inputs of layer up: axis 1 has 96 elements",
+        ),
     ],
 )
 def test_what_cannot_work_is_named(net, options, error, message):
@@ -174,7 +182,7 @@ def test_finite_weights_pass_and_others_are_counted(net):
         net.down.weight[3, 4] = float("nan")
         net.down.weight[5] = float("inf")
         net.down.weight[6, 0] = -float("inf")
-    with pytest.raises(NonFiniteError, match=r"^down.weight holds 1 NaN and 161 Inf; .* --ignore down$"):
+    with pytest.raises(NonFiniteError, match=r"^down.weight holds 1 NaN and 161 Inf; .* --ignore lm_head --ignore down$"):
         check_finite(made.layers)
     check_finite([p for p in made.layers if p.name != "down"])
 

@@ -115,7 +115,7 @@ def test_weights_that_are_no_numbers_change_nothing(cnn):
     cnn[7].weight.data[0, 0] = float("nan")
     modules = list(cnn.modules())
     numbers = [p.detach().clone() for p in cnn.parameters()]
-    with pytest.raises(NonFiniteError, match="7.weight holds 1 NaN and 0 Inf; repair the model, or leave the layer out with --ignore 7"):
+    with pytest.raises(NonFiniteError, match="7.weight holds 1 NaN and 0 Inf; repair .*: --ignore lm_head --ignore 7$"):
         lowbit.quantize(cnn, "int4")
     assert list(cnn.modules()) == modules
     torch.testing.assert_close(list(cnn.parameters()), numbers, rtol=0, atol=0, equal_nan=True)

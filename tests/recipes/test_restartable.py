@@ -2,6 +2,13 @@
 
 import errno
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,9 +106,7 @@ def test_a_damaged_unit_is_done_again(run, tmp_path):
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    "change, word", [({"weights": "int4 g32"}, "recipe"), ({"seed": 1}, "seed"), ({"solver": "gptq"}, "recipe")]
-)
+@pytest.mark.parametrize("change, word", [({"weights": "int4 g32"}, "recipe"), ({"seed": 1}, "seed"), ({"solver": "gptq"}, "recipe")])
 def test_a_run_of_other_inputs_is_refused_with_what_differs(run, tmp_path, change, word):
     with pytest.raises(Cut):
         run(tmp_path / "cut", progress=lambda event: (_ for _ in ()).throw(Cut) if event.done == 1 else None)
@@ -166,8 +171,6 @@ def test_a_streamed_run_loads_with_every_tensor_its_own(run, tmp_path, llama_fol
     assert torch.equal(lowbit.load(tmp_path / "out").logits(ids), model.logits(ids))
 
 
-
-
 def test_a_file_that_happens_to_be_called_like_ours_costs_nothing(run, tmp_path):
     """A folder of somebody's experiments with a run.json of its own is refused and stays as it is."""
     (tmp_path / RUN).write_text('{"learning_rate": 3e-4}')
@@ -194,3 +197,108 @@ def test_a_quantized_table_leaves_a_tied_head_its_numbers_when_streamed(tmp_path
     expected = lowbit.open_model(path)
     lowbit.quantize(expected, "int4 g32", only=["Embedding"])
     assert torch.equal(logits[0], expected.logits(expected.encode("def f(x):")[None]))
+
+
+@pytest.mark.parametrize("solver", ["rtn", "gptq"])
+@pytest.mark.parametrize(("tensor", "word"), [("model.norm.weight", "other weights"), ("model.layers.0.mlp.down_proj.weight", "")])
+def test_weights_that_have_changed_since_are_not_taken_for_the_same(llama_folder, tmp_path, tensor, word, solver):
+    """A run is cut off, and the model in that place is another one when it goes on: later units depend on it too."""
+
+    def run(folder, change, progress=None):
+        model = lowbit.open_model(str(llama_folder(**SHAPES)))
+        with torch.no_grad():
+            model.module.get_parameter(tensor).mul_(1.5 if change else 1.0)
+        made = plan(model.module, "int4 g32", solver)
+        source = calibration_source(model, [made.solver], [WORDS], 4, 32)
+        return quantize_restartably(model, made, folder, source, progress=progress)[0]
+
+    whole = run(tmp_path / "whole", True)
+    with pytest.raises(Cut):
+        run(tmp_path / "cut", False, lambda event: (_ for _ in ()).throw(Cut) if event.done == 2 else None)
+    if word:
+        with pytest.raises(OutputError, match=f"holds an unfinished run with another {word}; name another folder"):
+            run(tmp_path / "cut", True)
+        return
+    assert run(tmp_path / "cut", True).digest == whole.digest
+
+
+def test_what_a_kill_leaves_half_written_is_no_obstacle(run, tmp_path):
+    """Before run.json is whole the folder holds its temporary file only; later ones lie beside finished shards."""
+    whole = run(tmp_path / "whole")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / f".{RUN}.4321.part").write_text('{"mod')
+    check_enterable(cut)
+    with pytest.raises(Cut):
+        run(cut, progress=lambda event: (_ for _ in ()).throw(Cut) if event.done == 2 else None)
+    for name in (shard_name(3), "unit-00003.json", MANIFEST, RUN):
+        (cut / f".{name}.4321.part").write_bytes(b"half")
+    (cut / ".mine.part").write_text("not one of ours")
+    assert run(cut).digest == whole.digest
+    assert contents(cut) == contents(tmp_path / "whole") | {".mine.part": b"not one of ours"}
+
+
+def test_a_kill_between_the_manifest_and_the_end_of_the_run(run, tmp_path):
+    """run.json goes last, so the same command cleans up what is left and ends as it would have."""
+    whole = run(tmp_path / "whole")
+
+    def keep(event):
+        if event.done == event.total:
+            for name in (RUN, "unit-00001.json", "unit-00002.json", "unit-00003.json"):
+                (tmp_path / name).write_bytes((tmp_path / "cut" / name).read_bytes())
+
+    run(tmp_path / "cut", progress=keep)
+    for name in (RUN, "unit-00002.json", "unit-00003.json"):
+        (tmp_path / name).rename(tmp_path / "cut" / name)
+    check_enterable(tmp_path / "cut")
+    assert run(tmp_path / "cut").digest == whole.digest
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import torch
+from lowbit.data.text import load_text
+from lowbit.models.builtin import Builtin
+from lowbit.recipes.calibration_data import calibration_source
+from lowbit.recipes.plan import plan
+from lowbit.recipes.restartable import quantize_restartably
+
+torch.set_num_threads(1)
+model = Builtin.load()
+made = plan(model.module, "int4 g64", "gptq")
+source = calibration_source(model, [made.solver], [load_text("builtin")], 4, 64)
+print(quantize_restartably(model, made, Path(sys.argv[1]), source)[0].digest)
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_ends_in_the_same_bytes(tmp_path):
+    """The built-in model in a process of its own, killed up to three times in one folder, then left to end."""
+    environment = os.environ | {"PYTHONPATH": str(Path(lowbit.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    cut, moments = tmp_path / "cut", [random.uniform(0.0, 1.0) for _ in range(3)]
+
+    def start(folder):
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, text=True, env=environment)
+
+    whole, finished_units = start(tmp_path / "whole"), []
+    for moment in moments:
+        process = start(cut)
+        while process.poll() is None and not (cut / RUN).exists():
+            time.sleep(0.01)
+        time.sleep(moment)
+        process.kill()
+        process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        finished_units.append(len(list(cut.glob("unit-*.json"))))
+        assert not (cut / MANIFEST).exists() or (cut / RUN).exists()
+    else:
+        last = start(cut)
+        last.communicate()
+        assert last.returncode == 0, moments
+    assert finished_units and finished_units == sorted(finished_units)
+    whole.communicate()
+    assert contents(cut) == contents(tmp_path / "whole"), moments

@@ -28,7 +28,9 @@ def test_a_rule_that_jumps_is_found():
 
 
 def test_a_biased_rule_is_found():
-    biased = Rounding("biased", lambda gap, noise: (noise >> 8).float() < 1.1 * (gap.y - gap.low) / (gap.high - gap.low) * 2.0**24, noisy=True)
+    biased = Rounding(
+        "biased", lambda gap, noise: (noise >> 8).float() < 1.1 * (gap.y - gap.low) / (gap.high - gap.low) * 2.0**24, noisy=True
+    )
     with pytest.raises(AssertionError, match="biased is biased: the mean of 20000 roundings of .* is off by"):
         check_unbiased(biased)
 

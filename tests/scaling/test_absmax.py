@@ -51,5 +51,7 @@ def test_text():
 
 @pytest.mark.parametrize("top", [0.0, -7.0, math.nan, math.inf, 1e-45])
 def test_other_numbers_are_refused(top):
-    with pytest.raises(UnsupportedError, match=f"absmax:{top:g}: the number that the largest magnitude is mapped to is positive, 7 for instance"):
+    with pytest.raises(
+        UnsupportedError, match=f"absmax:{top:g}: the number that the largest magnitude is mapped to is positive, 7 for instance"
+    ):
         Absmax(top)

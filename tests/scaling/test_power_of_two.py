@@ -42,7 +42,19 @@ def exact(rule, a, fmt):
 
 def maxima(fmt):
     """Powers of two and the boundaries of the rules in many binades, with their neighbours; subnormals; the largest numbers."""
-    shares = [1.0, 1.25, 1.5, 1.75, 1.875, 1.9375, 2 - 2**-5, 2 - 2**-6, 2 - 2**-7, 2 - 2**-8, fmt.top / 2 ** math.floor(math.log2(fmt.top))]
+    shares = [
+        1.0,
+        1.25,
+        1.5,
+        1.75,
+        1.875,
+        1.9375,
+        2 - 2**-5,
+        2 - 2**-6,
+        2 - 2**-7,
+        2 - 2**-8,
+        fmt.top / 2 ** math.floor(math.log2(fmt.top)),
+    ]
     powers = [-149, -148, -140, -130, -127, -126, -125, -120, -60, -1, 0, 1, 7, 60, 120, 126, 127]
     with np.errstate(over="ignore", under="ignore"):
         base = np.array([s * 2.0**p for s in shares for p in powers]).astype(np.float32)

@@ -38,9 +38,16 @@ def test_a_rule_prints_what_differs_from_the_defaults(rule, text):
 def test_amax():
     blocks = torch.tensor([[1.0, -3.0], [0.0, -0.0], [torch.nan, 1.0], [-torch.inf, 1.0]])
     assert amax(blocks).tolist()[:2] == [3.0, 0.0] and bool(amax(blocks)[2:].isnan().all())
-    assert torch.signbit(amax(blocks))[1].item() is False  # -0 would be another code of a scale
     assert amax(torch.zeros(2, 0)).tolist() == [0.0, 0.0]
     assert finite_or_nan(torch.tensor([1.0, torch.inf])).isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("elements", [1, 2, 3, 16, 33, 1000])
+def test_the_maximum_of_zeros_is_not_minus_zero(elements):
+    """-0 would be another code of a stored scale; of 0 and -0 torch takes either for the maximum."""
+    signs = torch.randint(0, 2, (64, elements), generator=torch.Generator().manual_seed(0))
+    for blocks in (torch.zeros(64, elements), -torch.zeros(64, elements), torch.where(signs > 0, -0.0, 0.0)):
+        assert not torch.signbit(amax(blocks)).any() and not torch.signbit(divided(-blocks.abs(), 6.0)).any()
 
 
 def test_divided_keeps_nan_and_holds_the_rest_to_float32():

@@ -30,9 +30,8 @@ from lowbit.errors import CheckpointError
 LAYOUT = 1
 MANIFEST = "lowbit.json"
 FIXED = ("config.json", "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
-DTYPES = {
-    str(d).removeprefix("torch."): d
-    for d in (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool)
+DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
 }
 
 
@@ -120,7 +119,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{str(path)!r} is not of lowbit: it names no layout")
     layout = content.pop("layout")
     if layout != LAYOUT:
-        raise CheckpointError(f"{str(path)!r} has layout {layout!r}; this version of lowbit reads layout {LAYOUT}: write it again from the original")
+        raise CheckpointError(
+            f"{str(path)!r} has layout {layout!r}; this version of lowbit reads layout {LAYOUT}: write it again from the original"
+        )
     if content.pop("checksum", None) != checksum({"layout": layout, **content}):
         raise CheckpointError(f"{str(path)!r} has been changed: its checksum is not that of its content; copy it again")
     try:

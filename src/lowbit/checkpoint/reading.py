@@ -52,7 +52,8 @@ class Tensors:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{str(path)!r} is missing, truncated or damaged ({error}); copy it again") from error
         if tuple(tensor.shape) != entry.shape or tensor.dtype != DTYPES[entry.stored]:
-            raise CheckpointError(f"{name!r} in {entry.file} is {tensor.dtype} {tuple(tensor.shape)}, the manifest says {entry.stored} {entry.shape}")
+            found = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise CheckpointError(f"{name!r} in {entry.file} is {found}, the manifest says {entry.stored} {entry.shape}")
         if self.verify and digest(tensor) != entry.digest:
             raise CheckpointError(f"{name!r} in {entry.file} has been changed: its digest is not that of the manifest; copy the file again")
         return tensor.to(DTYPES[entry.dtype])  # type: ignore[no-any-return]
@@ -61,7 +62,9 @@ class Tensors:
         file = safe_open(path, "pt")
         odd = set(file.keys()) ^ {n for n, t in self.manifest.tensors.items() if t.file == path.name}
         if odd:
-            raise CheckpointError(f"{str(path)!r} and the manifest name different tensors, for instance {min(odd)!r}; copy the folder again")
+            raise CheckpointError(
+                f"{str(path)!r} and the manifest name different tensors, for instance {min(odd)!r}; copy the folder again"
+            )
         return file
 
     def starting(self, prefix: str) -> dict[str, Tensor]:
@@ -133,7 +136,8 @@ def _layer(name: str, facts: Mapping[str, Any], layer: nn.Module, tensors: Tenso
     except CheckpointError as error:
         raise CheckpointError(f"layer {name}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError, LowbitError) as error:
-        raise CheckpointError(f"layer {name}: its description in the manifest cannot be read: {str(error).partition(chr(10))[0]}") from error
+        first = str(error).partition("\n")[0]
+        raise CheckpointError(f"layer {name}: its description in the manifest cannot be read: {first}") from error
     packed = packed_module(layer, weight, activations, dtype)
     if type(packed).__name__ != facts["module"]:
         raise CheckpointError(f"layer {name}: packed as a {facts['module']}, the model has a {type(layer).__name__} there")

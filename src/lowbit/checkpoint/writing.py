@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lowbit.checkpoint.layout import MANIFEST, Manifest, StoredTensor, digest, file_digests, narrowed, shard_name
-from lowbit.errors import OutputError
+from lowbit.checkpoint.layout import DTYPES, MANIFEST, Manifest, StoredTensor, digest, file_digests, narrowed, shard_name
+from lowbit.errors import OutputError, UnsupportedError
 from lowbit.nn.packed import PackedWeight
 
 
@@ -132,8 +132,11 @@ class Writer:
             self._put(f"{name}.weight.{part}", tensor, tensor.dtype)
 
     def _put(self, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+        meaning = str(dtype).removeprefix("torch.")
+        if meaning not in DTYPES:
+            raise UnsupportedError(f"{name!r} is {meaning}, which a checkpoint does not hold; it holds {', '.join(DTYPES)}")
         self._waiting[name] = tensor.cpu().contiguous().clone()
-        self._meaning[name] = str(dtype).removeprefix("torch.")
+        self._meaning[name] = meaning
         self._waiting_bytes += tensor.numel() * tensor.element_size()
         if self._waiting_bytes >= self.shard_bytes:
             self.flush()

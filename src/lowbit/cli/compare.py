@@ -49,7 +49,7 @@ def run(
     solvers: Annotated[str, typer.Option(help="solvers, separated by commas")] = "rtn",
     activations: Annotated[str | None, typer.Option(help="a spec string for the layers' inputs")] = None,
     text: Annotated[list[str] | None, typer.Option(help="a text file, builtin, pydoc, wikitext2; may be given several times")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="layers to quantize: a class, a glob, re:...; all linear and convolution layers by default")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="layers to quantize: a class, a glob, re:...")] = None,
     ignore: Annotated[list[str] | None, typer.Option(help="layers to keep; lm_head by default")] = None,
     window: Annotated[int, typer.Option(help="tokens seen at once")] = 512,
     stride: Annotated[int | None, typer.Option(help="tokens between windows; the window by default")] = None,

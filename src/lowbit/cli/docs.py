@@ -1,4 +1,4 @@
-"""lowbit docs: the pages that are generated from the catalogue, the formats and the commands."""
+"""lowbit docs: the pages that are generated from the catalogue, the formats, the commands and the results of claims."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from lowbit import catalog
 from lowbit.catalog import Entry
+from lowbit.claims.record import claims_page, results_folder
 from lowbit.cli.list import PACKAGE, place
 from lowbit.cli.main import application
 from lowbit.cli.show import facts, format_errors, number, sqnr_db
@@ -103,14 +104,19 @@ def commands() -> str:
     return page
 
 
-PAGES = {"methods.md": methods, "formats.md": formats, "cli.md": commands}
+def claims() -> str:
+    """docs/claims.md: every claim, with what its last run found."""
+    return HEAD + claims_page(own("claim"), results_folder())
+
+
+PAGES = {"methods.md": methods, "formats.md": formats, "cli.md": commands, "claims.md": claims}
 
 
 def run(
     folder: Annotated[Path, typer.Option(help="Where the pages are.")] = Path("docs"),
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit with 1 if a page is not up to date.")] = False,
 ) -> None:
-    """Write docs/methods.md, docs/formats.md and docs/cli.md from the code."""
+    """Write docs/methods.md, docs/formats.md and docs/cli.md from the code, and docs/claims.md from the results of claims."""
     if not folder.is_dir():
         raise OutputError(f"there is no folder {str(folder)!r}; run this in the root of the repository, or say --folder")
     stale = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -12,6 +11,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
+
+from lowbit.kernels.op import extension
 
 #: what /proc/cpuinfo calls an instruction set -> its usual name; the sets that low-precision kernels use
 FLAGS = {
@@ -93,12 +94,18 @@ def version(package: str) -> str | None:
         return None
 
 
+def cpu_target() -> dict[str, Any] | None:
+    """The instruction set that the C++ extension uses and those that it could; None where it was not built."""
+    module: Any = extension("lowbit._cpu")
+    return None if module is None else {"target": module.target(), "targets": module.targets()}
+
+
 def slow(facts: dict[str, Any]) -> list[str]:
     """What will be slow here, each with the reason."""
     found = []
     sets = set(facts["cpu"]["instruction_sets"])
     if not facts["extension"]:
-        found.append("this version has no C++ extension: reference kernels only, packed layers are decoded at every call")
+        found.append("the C++ extension was not built: quantizing runs on the torch reference; `pip install .` in the sources builds it")
     if not facts["gpus"]:
         found.append("no CUDA device: models of more than about a billion weights take long")
     elif facts["optional"]["triton"] is None:
@@ -128,7 +135,7 @@ def survey() -> dict[str, Any]:
         "gpus": gpus(),
         "packages": {name: version(name) for name in ("lowbit", *REQUIRED)},
         "optional": {name: version(name) for name in OPTIONAL},
-        "extension": importlib.util.find_spec("lowbit._cpu") is not None,
+        "extension": cpu_target(),
     }
     facts["slow"] = slow(facts)
     return facts
@@ -149,6 +156,8 @@ def text(facts: dict[str, Any]) -> str:
         lines.append(f"GPU        {gpu['name']}, {gpu['memory_gib']:.1f} GiB, compute capability {gpu['capability']}")
     if not facts["gpus"]:
         lines.append("GPU        none that torch can use")
+    own = facts["extension"]
+    lines.append("kernels    " + (f"C++ extension, {own['target']} of {', '.join(own['targets'])}" if own else "torch reference only"))
     lines.append("packages   " + ", ".join(f"{n} {v or 'not installed'}" for n, v in facts["packages"].items()))
     lines.append("optional   " + (", ".join(f"{n} {v}" for n, v in facts["optional"].items() if v) or "none"))
     lines += [f"missing    {n}: {OPTIONAL[n]}" for n, v in facts["optional"].items() if not v]

@@ -46,7 +46,8 @@ def run(
             f"stride {score.stride}"
         )
         if kept is not None:
-            print(f"  from {reference}: KL divergence {found.kl[score.text]:.5f} nats a token, top-1 agreement {found.agreement[score.text]:.4f}")
+            kl, agreement = found.kl[score.text], found.agreement[score.text]
+            print(f"  from {reference}: KL divergence {kl:.5f} nats a token, top-1 agreement {agreement:.4f}")
     print(f"{found.seconds:.1f} s, peak memory {found.peak_memory / 1e6:.0f} MB")
     for note in opened.notes:
         print(f"note: {note}")

@@ -31,7 +31,8 @@ def run(
     if as_json:
         print(json.dumps(json.loads(manifest.text()) | {"digest": manifest.digest, "nbytes": manifest.nbytes}))
         return
-    print(f"{manifest.source} ({manifest.kind}), lowbit {manifest.versions.get('lowbit', '?')}, torch {manifest.versions.get('torch', '?')}")
+    own, torch = (manifest.versions.get(name, "?") for name in ("lowbit", "torch"))
+    print(f"{manifest.source} ({manifest.kind}), lowbit {own}, torch {torch}")
     print("recipe: " + (", ".join(f"{k} {v}" for k, v in manifest.recipe.items() if v not in (None, {}, [])) or "not known"))
     drawn = Table("layer", "module", "shape", "stored as", "bits", "bytes")
     packed = 0
@@ -41,7 +42,8 @@ def run(
         terms = " + ".join(t.get("spec", t["kind"]) for t in facts["terms"])
         drawn.add_row(name, facts["module"], "x".join(map(str, facts["shape"])), terms, f"{8 * nbytes / max(1, count):.3f}", str(nbytes))
     Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 140).print(drawn)
-    print(f"other tensors {(manifest.nbytes - packed) / 1e6:.2f} MB, in all {manifest.nbytes / 1e6:.2f} MB; tied: {manifest.tied or 'none'}")
+    rest, whole = (manifest.nbytes - packed) / 1e6, manifest.nbytes / 1e6
+    print(f"other tensors {rest:.2f} MB, in all {whole:.2f} MB; tied: {manifest.tied or 'none'}")
     for note in manifest.notes:
         print(f"note: {note}")
     if verify:

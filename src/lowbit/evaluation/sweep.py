@@ -17,9 +17,9 @@ from lowbit.nn.packed import PackedWeight, keep_dense
 from lowbit.nn.replace import IGNORE, ONLY, packed_module, put
 from lowbit.progress import Progress, ProgressCallback
 from lowbit.quantizers.quantizer import Quantizer
-from lowbit.recipes.plan import Plan, check_finite, plan
 from lowbit.recipes.calibrate import Source, calibrate
 from lowbit.recipes.calibration_data import calibration_source
+from lowbit.recipes.plan import Plan, check_finite, plan
 from lowbit.solvers.solver import Solver
 
 
@@ -61,9 +61,7 @@ def compare(
     """
     if isinstance(weights, str) or not weights or isinstance(solvers, str) or not solvers:
         raise DataError(f"weights are {weights!r} and solvers {solvers!r}; give a list of one or more of each")
-    plans = [
-        plan(model.module, each, solver, activations=activations, only=only, ignore=ignore) for each in weights for solver in solvers
-    ]
+    plans = [plan(model.module, each, solver, activations=activations, only=only, ignore=ignore) for each in weights for solver in solvers]
     for made in plans:
         made.recipe()  # what has no words is refused before any work
     check_finite(plans[0].layers)

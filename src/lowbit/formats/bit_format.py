@@ -18,13 +18,37 @@ class BitFormat(ABC):
     ``decode64``. Codes of more than 16 bits cannot be packed.
     """
 
-    name: str
     bits: int
-    levels: int
-    max: float
-    top: float
-    min_positive: float
-    step_at_top: float
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As in ``Format``, like the facts below."""
+
+    @property
+    @abstractmethod
+    def levels(self) -> int:
+        """How many codes there are."""
+
+    @property
+    @abstractmethod
+    def max(self) -> float:
+        """The largest number."""
+
+    @property
+    @abstractmethod
+    def top(self) -> float:
+        """What ``absmax`` maps to."""
+
+    @property
+    @abstractmethod
+    def min_positive(self) -> float:
+        """The smallest positive number."""
+
+    @property
+    @abstractmethod
+    def step_at_top(self) -> float:
+        """The distance of the two largest numbers."""
 
     @property
     def min(self) -> float:

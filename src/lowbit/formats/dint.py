@@ -25,7 +25,8 @@ def dint(bits: int) -> TableFormat:
     half = 2 ** (bits - 1)
     integers = [float(code - 2 * half if code >= half else code) for code in range(2 * half)]
     integers[half], integers[half + 1] = 0.5, -0.5
-    odd = tuple(v in (0.5, -0.5) or int(v) % 2 == 1 for v in integers)
+    # -1 counts as even so that -3/4 goes to it; no other tie asks for its parity
+    odd = tuple(v in (0.5, -0.5) or (int(v) % 2 == 1 and v != -1) for v in integers)
     return TableFormat(f"dint{bits}", tuple(integers), odd=odd, absmax_to=float(half - 2))
 
 

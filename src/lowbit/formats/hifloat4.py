@@ -25,7 +25,9 @@ def e6m2(code: int) -> float:
 
 # ties go away from zero: codes of positive numbers are odd, of negative ones even
 hifloat4 = register("format", "hifloat4_element", HIF4, aliases=("s1p2",))(
-    TableFormat("hifloat4_element", tuple((-1.0 if code > 7 else 1.0) * (code & 7) / 4 for code in range(16)), odd=(True,) * 8 + (False,) * 8)
+    TableFormat(
+        "hifloat4_element", tuple((-1.0 if code > 7 else 1.0) * (code & 7) / 4 for code in range(16)), odd=(True,) * 8 + (False,) * 8
+    )
 )
 one_or_two = register("format", "hifloat4_exponent", HIF4)(TableFormat("hifloat4_exponent", (1.0, 2.0)))
 scale = register("format", "hifloat4_scale", HIF4, aliases=("ue6m2",))(TableFormat("hifloat4_scale", tuple(map(e6m2, range(256)))))

@@ -75,7 +75,9 @@ def minifloat(
         UnsupportedError: no exponent bit, more than 16 bits in all, or a number that float32 cannot hold.
     """
     if exponent < 1 or mantissa < 0 or signed + exponent + mantissa > 16:
-        raise UnsupportedError(f"{name}: {exponent} exponent and {mantissa} mantissa bits; a minifloat has 1 or more and at most 16 bits in all")
+        raise UnsupportedError(
+            f"{name}: {exponent} exponent and {mantissa} mantissa bits; a minifloat has 1 or more and at most 16 bits in all"
+        )
     if bias is None:
         bias = 2 ** (exponent - 1) - (0 if specials == "fnuz" else 1)
     steps, top = 2**mantissa, 2**exponent - 1

@@ -43,14 +43,18 @@ def decode(code: int, bits: int, es: int) -> Fraction | None:
     if code == 1 << bits - 1:
         return None
     sign = code >> bits - 1
-    word = f"{(-code if sign else code) & (1 << bits - 1) - 1:0{bits - 1}b}"
-    run = len(word) - len(word.lstrip(word[0]))
-    regime = run - 1 if word[0] == "1" else -run
-    rest = word[run + 1 :]
-    exponent = int(rest[:es].ljust(es, "0") or "0", 2)
-    fraction = rest[es:]
-    mantissa = 1 + (Fraction(int(fraction, 2), 1 << len(fraction)) if fraction else 0)
-    return (-1) ** sign * mantissa * Fraction(2) ** (regime * 2**es + exponent)
+    word = (-code if sign else code) & (1 << bits - 1) - 1
+    first = word >> bits - 2
+    run = bits - 1 - (word ^ (1 << bits - 1) - 1 if first else word).bit_length()
+    regime = run - 1 if first else -run
+    width = max(0, bits - 2 - run)  # of what follows the bit that ends the run
+    rest = word & (1 << width) - 1
+    tail = max(0, width - es)
+    exponent = rest >> tail << max(0, es - width)
+    mantissa = (1 << tail) + (rest & (1 << tail) - 1)
+    power = regime * 2**es + exponent - tail
+    size = Fraction(mantissa << power) if power >= 0 else Fraction(mantissa, 1 << -power)
+    return -size if sign else size
 
 
 @dataclass(frozen=True, eq=False)

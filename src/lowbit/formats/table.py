@@ -37,7 +37,7 @@ def smallest_above(points: Sequence[tuple[Fraction, bool]], dtype: torch.dtype) 
     ]
     with np.errstate(over="ignore"):
         exact = np.array(rounded, dtype=np.float64)
-        near = exact.astype(kind)
+        near: np.ndarray = exact.astype(kind)
         reached = (near > exact) | ((near == exact) & np.array(enough, dtype=bool))
         found = np.where(reached, near, np.nextafter(near, kind(np.inf)))
     return [float(v) for v in found]
@@ -316,7 +316,9 @@ def _float32(name: str, values: tuple[float, ...]) -> tuple[float, ...]:
         rounded = tuple(np.array(values, dtype=np.float64).astype(np.float32).astype(np.float64).tolist())
     for exact, value in zip(values, rounded, strict=True):
         if math.isfinite(exact) and (math.isinf(value) or (value == 0) != (exact == 0)):
-            raise UnsupportedError(f"format {name!r} holds {exact:g}, which float32 cannot; numbers are at most 3.4e38 and not below 1.4e-45")
+            raise UnsupportedError(
+                f"format {name!r} holds {exact:g}, which float32 cannot; numbers are at most 3.4e38 and not below 1.4e-45"
+            )
     return rounded
 
 

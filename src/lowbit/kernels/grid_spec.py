@@ -94,7 +94,7 @@ class Layout(NamedTuple):
     block_columns: int
 
     @property
-    def count(self) -> int:
+    def blocks(self) -> int:
         """How many blocks there are."""
         return self.batch * -(-self.rows // self.block_rows) * -(-self.columns // self.block_columns)
 

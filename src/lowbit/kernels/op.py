@@ -48,7 +48,8 @@ def extension(module: str) -> ModuleType | None:
         if error.name != module:
             raise
     warnings.warn(
-        f"{module} was not built: quantizing runs on the slower torch reference. With a C++17 compiler `pip install .` in the source tree builds it.",
+        f"{module} was not built: quantizing runs on the torch reference, which is slower. "
+        "With a C++17 compiler `pip install .` in the sources builds it.",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -19,7 +19,10 @@ from torch import Tensor, nn
 from lowbit.errors import DataError, MissingPackage, ModelError
 from lowbit.models.model import device_of
 
-FLATTERED = "its weights come from a GGUF file with blocks of 32 on a {} grid: integers of 4 bits in the same blocks look better than on an original"
+FLATTERED = (
+    "its weights come from a GGUF file with blocks of 32 on a {} grid: "
+    "integers of 4 bits in the same blocks look better than on an original"
+)
 
 
 def transformers() -> ModuleType:
@@ -190,7 +193,9 @@ def _check_found(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
         tensor, stored, needed = wrong[0]
         raise ModelError(f"the model {name!r}: {tensor} is {tuple(stored)} in the file, its configuration asks for {tuple(needed)}")
     if missing:
-        raise ModelError(f"the files of the model {name!r} lack {len(missing)} tensors that its configuration asks for, the first is {missing[0]}")
+        raise ModelError(
+            f"the files of the model {name!r} lack {len(missing)} tensors that its configuration asks for, the first is {missing[0]}"
+        )
     return (f"{len(unused)} tensors of its files are not used, the first is {unused[0]}",) if unused else ()
 
 
@@ -211,9 +216,7 @@ def _only_cached(name: str) -> bool:
         raise ModelError(f"there is no folder {name!r}, and it is no name of a model: {_reason(error)}") from error
     except Exception as error:  # the client's own errors differ between its versions
         if not isinstance(hub.try_to_load_from_cache(name, "config.json"), str):
-            raise ModelError(
-                f"there is no folder {name!r}, and the Hugging Face hub cannot be asked ({_reason(error)}){meant}"
-            ) from error
+            raise ModelError(f"there is no folder {name!r}, and the Hugging Face hub cannot be asked ({_reason(error)}){meant}") from error
         return True
     return False
 

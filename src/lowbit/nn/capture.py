@@ -57,7 +57,7 @@ def first_inputs(block: nn.Module, forward: Callable[[Any], object], sample: Any
 
 
 def calls(blocks: Sequence[nn.Module], forward: Callable[[Any], object], sample: Any, in_tuple: bool = False) -> list[Call]:
-    """How each block is called, seen in one pass in which no block computes anything.
+    """How each block is called, seen in one pass. Blocks whose parameters are not in memory hand their input on.
 
     Args:
         in_tuple: whether blocks return the hidden state in a tuple (see ``returns_tuple``).
@@ -67,19 +67,23 @@ def calls(blocks: Sequence[nn.Module], forward: Callable[[Any], object], sample:
     """
     found: dict[int, Call] = {}
 
-    def passing(index: int) -> Callable[..., Any]:
+    def passing(index: int, block: nn.Module) -> Callable[..., Any]:
+        own, here = block.forward, not any(p.is_meta for p in block.parameters())
+
         def run(*args: Any, **kwargs: Any) -> Any:
             if index in found:
                 raise UnsupportedError(f"block {index} runs more than once in a pass, so it cannot be quantized block by block")
             hidden = _hidden(args, kwargs)
             others = {k: v for k, v in kwargs.items() if k != "hidden_states"}
             found[index] = Call(tuple(args[1:]), others, in_tuple)
+            if here:
+                return own(*args, **kwargs)
             return (hidden,) if in_tuple else hidden
 
         return run
 
     for i, block in enumerate(blocks):
-        block.forward = passing(i)  # type: ignore[method-assign]
+        block.forward = passing(i, block)  # type: ignore[method-assign]
     try:
         with torch.no_grad():
             forward(sample)

@@ -19,9 +19,7 @@ class Embedding(nn.Module):
         dtype: of the result, that of the table it replaces; rows are rounded to it once. It follows ``module.to(dtype)``.
     """
 
-    def __init__(
-        self, weight: PackedWeight, padding_index: int | None = None, scale: float = 1.0, dtype: torch.dtype = torch.float32
-    ):
+    def __init__(self, weight: PackedWeight, padding_index: int | None = None, scale: float = 1.0, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.num_embeddings, self.embedding_dim = weight.shape
         self.weight = weight

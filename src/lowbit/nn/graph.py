@@ -101,7 +101,13 @@ class _Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         tensors = [a for a in args if isinstance(a, Tensor)]
-        out = result if isinstance(result, Tensor) else result[0] if isinstance(result, tuple) and result and isinstance(result[0], Tensor) else None
+        out = (
+            result
+            if isinstance(result, Tensor)
+            else result[0]
+            if isinstance(result, tuple) and result and isinstance(result[0], Tensor)
+            else None
+        )
         self.alive.append((tensors, result))
         if out is None or not tensors:
             return result

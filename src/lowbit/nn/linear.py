@@ -31,9 +31,7 @@ class Linear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     @classmethod
-    def from_float(
-        cls, linear: nn.Linear, weights: str | Quantizer = "nvfp4", activations: str | Quantizer | None = None
-    ) -> Linear:
+    def from_float(cls, linear: nn.Linear, weights: str | Quantizer = "nvfp4", activations: str | Quantizer | None = None) -> Linear:
         """Quantize one torch layer by rounding to nearest: ``Linear.from_float(layer, weights="int4 g64")``.
 
         Raises:

@@ -73,9 +73,7 @@ class PackedWeight(nn.Module):
 
     def describe(self) -> list[dict[str, str]]:
         """Kind and spec string of each term, as stored in a checkpoint."""
-        return [
-            {"kind": k, "spec": text(q)} if q is not None else {"kind": k} for k, q in zip(self.kinds, self.quantizers, strict=True)
-        ]
+        return [{"kind": k, "spec": text(q)} if q is not None else {"kind": k} for k, q in zip(self.kinds, self.quantizers, strict=True)]
 
     def parts(self) -> dict[str, Tensor]:
         """The packed parts under their own (dotted) names."""
@@ -95,7 +93,9 @@ class PackedWeight(nn.Module):
         return dense
 
     @classmethod
-    def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         """Call the function with dense weights in the place of packed ones; torch's attention reads ``out_proj.weight`` itself."""
         plain = [a.dense() if isinstance(a, PackedWeight) else a for a in args]
         named = {k: a.dense() if isinstance(a, PackedWeight) else a for k, a in (kwargs or {}).items()}

@@ -54,7 +54,7 @@ def matches(pattern: str, name: str, module: nn.Module) -> bool:
             return re.fullmatch(pattern[3:], name) is not None
         except re.error as error:
             raise SpecError(f"the pattern {pattern!r} is no regular expression: {error}") from None
-    return pattern == type(module).__name__ or any(pattern == k.__name__ for k in type(module).__mro__) or fnmatch.fnmatchcase(name, pattern)
+    return any(pattern == k.__name__ for k in type(module).__mro__) or fnmatch.fnmatchcase(name, pattern)
 
 
 def refusal(module: nn.Module) -> str | None:
@@ -88,7 +88,8 @@ def targets(model: nn.Module, only: Sequence[str] = ONLY, ignore: Sequence[str] 
         UnsupportedError: the model is itself a layer, so nothing holds it.
     """
     if isinstance(model, KINDS):
-        raise UnsupportedError(f"the model is itself a {type(model).__name__}; put it into a Sequential, or use lowbit.nn.Linear.from_float")
+        kind = type(model).__name__
+        raise UnsupportedError(f"the model is itself a {kind}; put it into a Sequential, or use lowbit.nn.Linear.from_float")
     layers = _layers(model)
     able = [(n, m) for n, m in layers if refusal(m) is None]
     _check_patterns("--only", only, ONLY, able, layers)

@@ -7,9 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lowbit.catalog import Source, register
 from lowbit.errors import ShapeError
 from lowbit.packing import pack
 from lowbit.quantizers.weight import Weight
+
+WANG = Source(
+    "BitStack: Any-Size Compression of Large Language Models in Variable Memory Environments",
+    "Wang et al.",
+    2024,
+    "arXiv:2410.23918",
+    parts="section 2.2, residual blocks",
+    departs="The residual is that of the float16 factors, so their rounding is made up for. Input scaling is the caller's.",
+    records=("bitstack",),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +50,7 @@ class SignedLowRank:
         return {"sign": pack(self.sign, 1), "left": self.left.contiguous(), "right": self.right.contiguous()}
 
 
+@register("storage", "bitstack", WANG)
 def stack(W: Tensor, blocks: int, rank: int = 16) -> Weight:
     """Repeat: S = sign(R), A = |R| ~ U V of the given rank by SVD, R <- R - S * (U V). Any prefix of the terms is a weight.
 
@@ -51,13 +63,9 @@ def stack(W: Tensor, blocks: int, rank: int = 16) -> Weight:
 
     Raises:
         ShapeError: W is no matrix, or the rank does not fit it.
-
-    Source:
-        Wang et al. (2024), BitStack: Any-Size Compression of Large Language Models in Variable Memory Environments,
-        arXiv:2410.23918, section 2.2. The residual is that of the float16 factors, so their rounding is made up for.
     """
     if W.ndim != 2 or not 1 <= rank <= min(W.shape) or blocks < 1:
-        raise ShapeError(f"{blocks} blocks of rank {rank} of a tensor of shape {tuple(W.shape)}; it takes a matrix and a rank up to its sides")
+        raise ShapeError(f"{blocks} blocks of rank {rank} for shape {tuple(W.shape)}; it takes a matrix and a rank up to its sides")
     rest = W.double()
     terms = []
     for _ in range(blocks):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lowbit.catalog import Source, register
 from lowbit.errors import ShapeError
 from lowbit.formats.format import Format
 from lowbit.formats.minifloat import bfloat16
@@ -11,7 +12,18 @@ from lowbit.quantizers.rex import residuals
 from lowbit.quantizers.scheme import cast
 from lowbit.quantizers.weight import Weight
 
+YU = Source(
+    "Collage: Light-Weight Low-Precision Strategy for LLM Training",
+    "Yu et al.",
+    2024,
+    "arXiv:2405.03637",
+    parts="section 3.1 (multi-component floats), algorithm 1 (Grow)",
+    departs="Knuth's two-sum in place of Dekker's, so |x| >= |a| is not needed.",
+    records=("collage",),
+)
 
+
+@register("storage", "collage", YU)
 def components(x: Tensor, count: int = 2, fmt: Format = bfloat16) -> Weight:
     """``count`` terms of a format without scales: each is what the ones before leave, rounded to nearest.
 
@@ -19,9 +31,6 @@ def components(x: Tensor, count: int = 2, fmt: Format = bfloat16) -> Weight:
 
     Raises:
         ShapeError: fewer than one component.
-
-    Source:
-        Yu et al. (2024), Collage: Light-Weight Low-Precision Strategy for LLM Training, arXiv:2405.03637, section 3.1.
     """
     if count < 1:
         raise ShapeError(f"{count} components; there is at least one")
@@ -37,9 +46,6 @@ def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def grow(x: Tensor, dx: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """(x + dx) + a as two components: the sum of the leading parts, its loss added to dx, and both made disjoint again.
-
-    Source:
-        arXiv:2405.03637, algorithm 1 (Grow), with Knuth's two-sum in place of Dekker's, so |x| >= |a| is not needed.
     """
     s, lost = two_sum(x, a)
     return two_sum(s, dx + lost)

@@ -29,6 +29,7 @@ fp6, fp5 = (
 )
 
 
+@register("storage", "4plus2", WU)
 def split_planes(codes: Tensor, bits: int = 6, low: int = 2) -> tuple[Tensor, Tensor]:
     """The upper ``bits - low`` bits and the lower ``low`` bits of every code, each packed on its own (4 + 2 for fp6).
 
@@ -51,7 +52,7 @@ def join_planes(upper: Tensor, lower: Tensor, count: int, bits: int = 6, low: in
     """
     for plane, width in ((upper, bits - low), (lower, low)):
         if plane.numel() != packed_nbytes(count, width):
-            raise CheckpointError(f"a plane of {count} codes of {width} bits takes {packed_nbytes(count, width)} bytes, got {plane.numel()}")
+            raise CheckpointError(f"{count} codes of {width} bits take {packed_nbytes(count, width)} bytes, got {plane.numel()}")
     return unpack(upper, bits - low, count) << low | unpack(lower, low, count)
 
 

@@ -26,7 +26,7 @@ from lowbit.rounding.nearest_zero import nearest_zero
 from lowbit.scaling.absmax import absmax
 from lowbit.scaling.ggml import Largest, LeastSquares, LeastSquaresOffset, SignedLargest, Spread
 from lowbit.scaling.power_of_two import floor
-from lowbit.scaling.scaling import Rule
+from lowbit.scaling.scaling import Scaling
 
 GGML = Source(
     "ggml: tensor library for machine learning",
@@ -34,9 +34,8 @@ GGML = Source(
     2023,
     "https://github.com/ggml-org/ggml",
     parts="ggml-quants.c: block layouts and the encoders of Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, TQ1_0, TQ2_0, MXFP4",
-    departs="Scales beyond float16 saturate. A block with a NaN or an Inf has a NaN scale. The K-quants and IQ4_NL choose the best of several "
-    "least-squares fits as stored instead of ggml's loops. The scale code 255 of MXFP4 is NaN, as in OCP's text.",
-    records=("deeplitert",),
+    departs="Scales beyond float16 saturate. A block with a NaN or an Inf has a NaN scale. The K-quants and IQ4_NL keep the best of "
+    "several least-squares fits as stored, not ggml's own loops. The scale code 255 of MXFP4 is NaN, as in OCP's text.",
 )
 
 
@@ -106,7 +105,8 @@ class GGMLBlocks(Quantizer):
             CheckpointError: another number of bytes.
         """
         if data.dtype != torch.uint8 or data.numel() != self.nbytes(shape):
-            raise CheckpointError(f"{self.name} of shape {tuple(shape)} takes {self.nbytes(shape)} bytes (uint8), got {data.numel()} of {data.dtype}")
+            wanted = self.nbytes(shape)
+            raise CheckpointError(f"{self.name} of shape {tuple(shape)} takes {wanted} bytes (uint8), got {data.numel()} of {data.dtype}")
         fields = split(self.name, data)
         parts = {"codes": pack(fields["codes"], self.scheme.format.bits)}
         for name, inner, outer in (("scale", "sc", "d"), ("offset", "mn", "m")):
@@ -140,7 +140,7 @@ class GGMLTensor(QTensor):
         return {"blocks": join(self.kind, fields).reshape(*self.codes.shape[:-1], row)}
 
 
-def _plain(name: str, element: TableFormat, rule: Rule, shift: float | None = None, offset: bool = False) -> GGMLBlocks:
+def _plain(name: str, element: TableFormat, rule: Scaling, shift: float | None = None, offset: bool = False) -> GGMLBlocks:
     half = cast(float16)
     size = LAYOUTS[name].elements
     scheme = Scheme(element, Blocks((size,)), rule, nearest_away, scale_quantizer=half, offset_quantizer=half if offset else None)

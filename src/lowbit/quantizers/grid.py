@@ -11,7 +11,10 @@ from torch import Tensor
 from lowbit.blocks import Blocks
 from lowbit.errors import CheckpointError, ShapeError
 from lowbit.formats.format import Format, Overflow
+from lowbit.kernels.grid_spec import Units
+from lowbit.kernels.op import DEQUANTIZE, ENCODE, PACK, UNPACK
 from lowbit.packing import pack, packed_nbytes, unpack
+from lowbit.quantizers.lowering import decoded_of, numbers_of
 from lowbit.rounding.ieee754 import down, nearest_even, up
 from lowbit.rounding.rounding import Gap, Rounding
 
@@ -71,6 +74,15 @@ class Grid:
             return offset.unsqueeze(-1)
         return self.blocks.split(self.offset_blocks.expand(offset, self.shape))
 
+    def _units(self) -> Units | str:
+        """One value a block of everything beside the format, or why there is none."""
+        if self.table is not None or self.order is not None:
+            return "blocks have tables of their own" if self.order is None else "the columns are in another order"
+        if self.offset is not None and self.offset_blocks not in (None, self.blocks):
+            return f"offsets have blocks of their own, {self.offset_blocks}"
+        values = (self.scale, self.zero, self.offset, self.negative, self.inverse)
+        return Units(*(None if v is None else dense(v) for v in values))
+
     def choose(self, x: Tensor, rounding: Rounding = nearest_even, noise: Tensor | None = None) -> QTensor:
         """The codes of x.
 
@@ -83,6 +95,10 @@ class Grid:
         """
         if tuple(x.shape) != tuple(self.shape):
             raise ShapeError(f"the grid was made for {tuple(self.shape)}, the tensor is {tuple(x.shape)}")
+        told = (x, numbers_of(self.format, rounding, self.overflow), self.blocks, self._units(), noise)
+        kernel = ENCODE.kernel(*told)
+        if kernel is not None:
+            return QTensor(kernel.run(*told), self)
         y = self._split(x if x.dtype == torch.float64 else x.float())
         words = None if noise is None else self._split(noise)
         offset = self._offset()
@@ -110,6 +126,10 @@ class Grid:
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """The float32 numbers of codes of this grid."""
+        told = (codes, decoded_of(self.format), self.blocks, self._units())
+        kernel = DEQUANTIZE.kernel(*told)
+        if kernel is not None:
+            return kernel.run(*told)  # type: ignore[no-any-return]
         split = self._split(codes)
         x = self.format.decode(split, None if self.table is None else self.table.unsqueeze(-1))
         if self.zero is not None:
@@ -183,7 +203,7 @@ class QTensor:
     def packed(self) -> dict[str, Tensor]:
         """Flat tensors that hold everything: ``codes`` as a bit stream, ``scale`` and the like, nested names dotted."""
         grid, bits = self.grid, self.grid.format.bits
-        parts = {"codes": pack(self.codes, bits)}
+        parts = {"codes": packed_codes(self.codes, bits)}
         for name in ("scale", "offset", "negative"):
             value = getattr(grid, name)
             if isinstance(value, QTensor):
@@ -207,6 +227,12 @@ class QTensor:
 def dense(values: Tensor | QTensor) -> Tensor:
     """A tensor as it is, a quantized one dequantized."""
     return values.dequantize() if isinstance(values, QTensor) else values
+
+
+def packed_codes(codes: Tensor, bits: int) -> Tensor:
+    """Codes as a bit stream."""
+    kernel = PACK.kernel(codes, bits)
+    return (pack if kernel is None else kernel.run)(codes, bits)
 
 
 def table_bits(fmt: Format) -> int:
@@ -233,7 +259,9 @@ def unpack_codes(parts: Mapping[str, Tensor], name: str, fmt: Format, shape: tup
     """
     if name not in parts:
         raise CheckpointError(f"the part {name!r} is missing; there are {sorted(parts)}")
-    codes = unpack(parts[name], fmt.bits, torch.Size(shape).numel()).reshape(shape)
+    count = torch.Size(shape).numel()
+    kernel = UNPACK.kernel(parts[name], fmt.bits, count)
+    codes = (unpack if kernel is None else kernel.run)(parts[name], fmt.bits, count).reshape(shape)
     known = len(fmt.values) if hasattr(fmt, "values") else 1 << fmt.bits
     if codes.numel() and int(codes.max()) >= known:
         raise CheckpointError(f"the part {name!r} holds code {int(codes.max())}, {fmt.name} has {known} codes")

@@ -20,6 +20,6 @@ TRUKHANOV = Source(
 )
 
 bfp4, bfp8 = (
-    register("quantizer", f"bfp{bits}", TRUKHANOV)(Scheme(INTEGERS[f"int{bits}"], Blocks((32,)), floor, scale_quantizer=cast(float8_e8m0fnu)))
-    for bits in (4, 8)
+    register("quantizer", f"bfp{element.bits}", TRUKHANOV)(Scheme(element, Blocks((32,)), floor, scale_quantizer=cast(float8_e8m0fnu)))
+    for element in (INTEGERS["int4"], INTEGERS["int8"])
 )

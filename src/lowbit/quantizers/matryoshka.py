@@ -5,7 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lowbit.catalog import Source, register
 from lowbit.errors import UnsupportedError
+
+NAIR = Source(
+    "Matryoshka Quantization",
+    "Nair et al.",
+    2025,
+    "arXiv:2502.06786",
+    parts="Eq. 4 and 8 (slice, saturated or with extra precision); the same slice in MatGPTQ, arXiv:2602.03537",
+    records=("matquant", "matgptq"),
+)
+
 
 def _checked(bits: int, master: int) -> int:
     if not 1 <= bits <= master <= 16:
@@ -13,6 +24,7 @@ def _checked(bits: int, master: int) -> int:
     return master - bits
 
 
+@register("storage", "matryoshka", NAIR)
 def slice_codes(codes: Tensor, bits: int, master: int = 8, *, saturate: bool = True) -> Tensor:
     """t = min((q >> d) + ((q >> d-1) & 1), 2**bits - 1) with d = master - bits: round half up, saturate.
 
@@ -25,9 +37,6 @@ def slice_codes(codes: Tensor, bits: int, master: int = 8, *, saturate: bool = T
 
     Raises:
         UnsupportedError: bits is not between 1 and master.
-
-    Source:
-        MatQuant (arXiv:2502.06786), Eq. 4 and 8; MatGPTQ (arXiv:2602.03537), the same slice.
     """
     d = _checked(bits, master)
     if d == 0:

@@ -5,9 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lowbit.catalog import Source, register
 from lowbit.errors import UnsupportedError
 
+JASEMI = Source(
+    "Reliable and Energy Efficient MLC STT-RAM Buffer for CNN Accelerators",
+    "Jasemi, Hessabi, Bagherzadeh",
+    2020,
+    "arXiv:2001.08806",
+    parts="section 4 (sign duplication)",
+    departs="The rewrites of the other cells (rotation, rounding) are not here.",
+    records=("mlc-sttram",),
+)
 
+
+@register("storage", "mlc_sttram", JASEMI)
 def protect(x: Tensor) -> Tensor:
     """The float16 words of x with bit 14 (zero below 2) holding a copy of the sign, so that the first 2-bit cell is 00 or 11.
 
@@ -17,10 +29,6 @@ def protect(x: Tensor) -> Tensor:
 
     Raises:
         UnsupportedError: a magnitude of 2 or more, or a NaN, whose bit 14 is not free.
-
-    Source:
-        Jasemi et al. (2020), Reliable and Energy Efficient MLC STT-RAM Buffer for CNN Accelerators, arXiv:2001.08806, section 4.
-        The rewrites of the other cells (rotation, rounding) are not here.
     """
     word = x.half().view(torch.int16).to(torch.int32) & 0xFFFF
     if bool((word & 0x4000).any()):

@@ -5,12 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lowbit.catalog import Source, register
 from lowbit.errors import ShapeError
 from lowbit.quantizers.grid import QTensor
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.weight import Indexed, Term, Weight
 
+YVINEC = Source(
+    "REx: Data-Free Residual Quantization Error Expansion",
+    "Yvinec, Dapogny, Cord, Bailly",
+    2022,
+    "arXiv:2203.14645",
+    parts="Eq. 4-5 (expansion), section 3.3 (group sparsity)",
+    departs="The share of rows is given, not found from a budget over layers.",
+    records=("rex",),
+)
 
+
+@register("storage", "rex", YVINEC)
 def residuals(W: Tensor, quantizers: list[Quantizer], share: float = 1.0) -> Weight:
     """R_k = Q_k(W - R_1 - ... - R_{k-1}); the weight is their sum.
 
@@ -25,9 +37,6 @@ def residuals(W: Tensor, quantizers: list[Quantizer], share: float = 1.0) -> Wei
 
     Raises:
         ShapeError: no quantizer, or a share outside of (0, 1].
-
-    Source:
-        Yvinec et al. (2022), REx: Data-Free Residual Quantization Error Expansion, arXiv:2203.14645, Eq. 4-5 and section 3.3.
     """
     if not quantizers or not 0 < share <= 1:
         raise ShapeError(f"{len(quantizers)} terms and a share of {share:g}; there is at least one term, and the share is in (0, 1]")

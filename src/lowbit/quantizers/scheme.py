@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,8 +14,11 @@ from torch import Tensor
 from lowbit.blocks import Blocks
 from lowbit.errors import CheckpointError, UnsupportedError
 from lowbit.formats.format import Format, Overflow
+from lowbit.kernels.grid_spec import GridSpec
+from lowbit.kernels.op import QUANTIZE, SCALES
 from lowbit.packing import packed_nbytes, unpack
 from lowbit.quantizers.grid import Grid, QTensor, table_bits, unpack_codes, unpack_plain
+from lowbit.quantizers.lowering import lowered
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.rounding.ieee754 import nearest_even
 from lowbit.rounding.rounding import Rounding
@@ -44,6 +48,13 @@ class Scheme(Quantizer):
     offset_quantizer: Quantizer | None = None
     center: Blocks | None = None
 
+    @cached_property
+    def lowered(self) -> GridSpec | str:
+        """What kernels are told about this scheme, or why they cannot be told."""
+        if type(self) is not Scheme:
+            return f"{type(self).__name__} may do otherwise than Scheme"
+        return lowered(self)
+
     def grid(self, x: Tensor, importance: Tensor | None = None, outer: Grid | None = None) -> Grid:
         """The grid of x; of several candidates each block keeps the one with the least (weighted) squared error as stored.
 
@@ -56,6 +67,10 @@ class Scheme(Quantizer):
         self.blocks.axes(shape)
         if self.scaling is None:
             return bare
+        kernel = SCALES.kernel(x, self.lowered) if isinstance(self.lowered, GridSpec) else None
+        if kernel is not None:
+            scale, zero = kernel.run(x, self.lowered)
+            return self._store([Affine(scale, zero=zero)], bare, outer)[0]
         base, means, mean = x, None, None
         if self.center is not None:
             means = _block_means(self.center, x)
@@ -114,7 +129,12 @@ class Scheme(Quantizer):
         """The codes of x on its grid."""
         if self.rounding.noisy and noise is None:
             raise UnsupportedError(f"{self.rounding.name} rounding needs noise; pass noise=lowbit.philox.noise(Key(seed), x.shape)")
-        return self.grid(x, importance).choose(x, self.rounding, noise)
+        kernel = QUANTIZE.kernel(x, self.lowered, noise)
+        if kernel is None:
+            return self.grid(x, importance).choose(x, self.rounding, noise)
+        codes, scale, zero = kernel.run(x, self.lowered, noise)
+        grid = Grid(self.format, self.blocks, tuple(x.shape), overflow=self.overflow)
+        return QTensor(codes, grid if scale is None else self._store([Affine(scale, zero=zero)], grid, None)[0])
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of a packed tensor of this shape: codes, scales of every level, zeros, offsets, table numbers."""

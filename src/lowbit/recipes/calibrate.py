@@ -162,7 +162,10 @@ class _Walk:
             for i, each in enumerate(source.samples):
                 hidden = first_inputs(first, source.forward, each)
                 if hidden.shape != start.shape:
-                    raise UnsupportedError(f"calibration sequence {i} gives a hidden state {tuple(hidden.shape)}, the first one {tuple(start.shape)}; use one length")
+                    raise UnsupportedError(
+                        f"calibration sequence {i} gives a hidden state {tuple(hidden.shape)}, the first one {tuple(start.shape)}; "
+                        "use one length"
+                    )
                 self.quantized[i] = hidden
         self.exact = Stream.like(self.quantized, spill) if two else None
 
@@ -184,7 +187,14 @@ class _Walk:
 
 
 def _solve_unit(
-    module: nn.Module, unit: Unit, made: Plan, source: Source, walk: _Walk | None, originals: Mapping[str, Tensor], seed: int, done: Finished
+    module: nn.Module,
+    unit: Unit,
+    made: Plan,
+    source: Source,
+    walk: _Walk | None,
+    originals: Mapping[str, Tensor],
+    seed: int,
+    done: Finished,
 ) -> None:
     if not made.solver.needs:
         for layer in unit.layers:
@@ -224,7 +234,14 @@ def _solve_unit(
 
 
 def _collect(
-    made: Plan, unit: Unit, block: nn.Module, first: str, samples: int, run: Callable[..., object], originals: Mapping[str, Tensor], inside: bool
+    made: Plan,
+    unit: Unit,
+    block: nn.Module,
+    first: str,
+    samples: int,
+    run: Callable[..., object],
+    originals: Mapping[str, Tensor],
+    inside: bool,
 ) -> tuple[dict[str, Tensor] | None, int, str]:
     """The statistics of one input, over all sequences; None and the reason where that input cannot be collected."""
     product = block.get_submodule(first)

@@ -28,7 +28,8 @@ def save(model: Model, folder: str | Path, *, recipe: Mapping[str, Any] | None =
     """
     if isinstance(model, nn.Module):
         raise UnsupportedError(
-            f"save() writes what lowbit.open_model gave, not a {type(model).__name__}; for other modules keep model.state_dict() with torch.save"
+            f"save() writes what lowbit.open_model gave, not a {type(model).__name__}; "
+            "for other modules keep model.state_dict() with torch.save"
         )
     place = Path(folder)
     with new_folder(place):

@@ -229,7 +229,8 @@ def check_finite(layers: Sequence[LayerPlan]) -> None:
         if not bool(torch.isfinite(W.sum(dtype=torch.float64))):
             nan, inf = int(torch.isnan(W).sum()), int(torch.isinf(W).sum())
             if nan or inf:
-                raise NonFiniteError(f"{each.name}.weight holds {nan} NaN and {inf} Inf; repair the model, or leave the layer out with --ignore {each.name}")
+                leave = f"--ignore lm_head --ignore {each.name}"
+                raise NonFiniteError(f"{each.name}.weight holds {nan} NaN and {inf} Inf; repair the model, or leave the layer out: {leave}")
 
 
 __all__ = ["LayerPlan", "Plan", "check_finite", "plan"]

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-
-from lowbit.checkpoint.layout import MANIFEST, Manifest, StoredTensor, digest, shard_name
+from lowbit.checkpoint.layout import Manifest, StoredTensor, digest, shard_name
 from lowbit.checkpoint.reading import Model, Tensors
 from lowbit.checkpoint.writing import Writer, claim_folder, versions, whole
 from lowbit.errors import CheckpointError, OutputError
@@ -31,6 +31,7 @@ from lowbit.recipes.plan import Plan
 from lowbit.recipes.solved import Solved
 
 RUN = "run.json"
+HALF_WRITTEN = re.compile(r"\.(run|unit-\d+|lowbit)\.json\.\d+\.part|\.model-\d+\.safetensors\.\d+\.part")
 
 
 def fingerprint(model: Model, made: Plan, source: Source | None, seed: int) -> dict[str, str]:
@@ -43,10 +44,21 @@ def fingerprint(model: Model, made: Plan, source: Source | None, seed: int) -> d
         "model": model.name,
         "recipe": json.dumps(made.recipe(), sort_keys=True),
         "layers": hashlib.blake2b(layers.encode(), digest_size=16).hexdigest(),
+        "other weights": _other_weights(model, made),
         "calibration data": "none" if source is None else data.hexdigest(),
         "seed": str(seed),
         **{f"version of {k}": v for k, v in versions().items()},
     }
+
+
+def _other_weights(model: Model, made: Plan) -> str:
+    """One digest of every parameter that is not quantized; the stream through the blocks depends on them."""
+    quantized = {f"{p.name}.weight" for p in made.layers}
+    total = hashlib.blake2b(digest_size=16)
+    for name, parameter in model.module.named_parameters():
+        if name not in quantized:
+            total.update(f"{name}\0{digest(model.read(name) if isinstance(model, Streamed) else parameter)}\0".encode())
+    return total.hexdigest()
 
 
 def quantize_restartably(
@@ -81,7 +93,8 @@ def quantize_restartably(
     originals: dict[int, dict[str, str]] = {}
 
     def known(unit: Unit) -> Mapping[str, Weight] | None:
-        originals[unit.index] = _originals(unit)
+        before = "" if unit.index == 0 else json.dumps(originals[unit.index - 1])
+        originals[unit.index] = _originals(unit) | {"": hashlib.blake2b(before.encode(), digest_size=16).hexdigest()}  # and of all before
         entry = _read_unit(folder, unit, mark, originals[unit.index])
         if entry is None:
             return None
@@ -90,9 +103,7 @@ def quantize_restartably(
 
     done: list[Finished] = []
     last = 0
-    run = calibrate(
-        model.module, made, seen, seed=seed, progress=progress, known=known, resident=resident, spill=folder if spill else None
-    )
+    run = calibrate(model.module, made, seen, seed=seed, progress=progress, known=known, resident=resident, spill=folder if spill else None)
     for each in run:
         last = max(last, each.unit.index + 1)
         if each.unit.index in finished:
@@ -113,7 +124,7 @@ def quantize_restartably(
     else:
         keep_dense(model.module)
         manifest = finish(writer, model, folder)
-    for path in [folder / RUN, *folder.glob("unit-*.json")]:
+    for path in [*folder.glob("unit-*.json"), folder / RUN]:  # the run is over when its last file goes
         path.unlink(missing_ok=True)
     return manifest, done
 
@@ -138,7 +149,8 @@ def check_enterable(folder: Path) -> None:
     Raises:
         OutputError: it is a file, or holds something else.
     """
-    if (folder / MANIFEST).is_file() or not (folder / RUN).is_file():
+    _sweep(folder)
+    if not (folder / RUN).is_file():
         made = [place for place in (folder, *folder.parents) if not place.exists()]
         claim_folder(folder)
         for place in made:
@@ -170,7 +182,8 @@ def enter(folder: Path, mark: Mapping[str, str]) -> None:
         OutputError: it holds something else, or a run of other inputs: says which differ.
     """
     path = folder / RUN
-    if (folder / MANIFEST).is_file() or not path.is_file():
+    _sweep(folder)
+    if not path.is_file():
         claim_folder(folder)
         with whole(path) as temporary:
             temporary.write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
@@ -181,12 +194,19 @@ def enter(folder: Path, mark: Mapping[str, str]) -> None:
     except (ValueError, AttributeError, OSError) as error:
         raise OutputError(f"{str(path)!r} is damaged ({error}); name another folder, or empty this one") from error
     if differ:
-        raise OutputError(f"{str(folder)!r} holds an unfinished run with another {', '.join(differ)}; name another folder, or empty this one")
+        raise OutputError(
+            f"{str(folder)!r} holds an unfinished run with another {', '.join(differ)}; name another folder, or empty this one"
+        )
 
 
-def _write_unit(
-    writer: Writer, folder: Path, done: Finished, made: Plan, mark: Mapping[str, str], originals: Mapping[str, str]
-) -> None:
+def _sweep(folder: Path) -> None:
+    """Remove what a kill left half written: temporary files of ours that have not taken their place."""
+    for file in folder.glob(".*.part"):
+        if HALF_WRITTEN.fullmatch(file.name):
+            file.unlink()
+
+
+def _write_unit(writer: Writer, folder: Path, done: Finished, made: Plan, mark: Mapping[str, str], originals: Mapping[str, str]) -> None:
     before = set(writer.manifest.tensors)
     for solved in done.solved:
         packed = packed_module(solved.layer.target.module, PackedWeight.of(solved.weight), made.activations)

@@ -15,8 +15,7 @@ GUPTA = Source(
     2015,
     "arXiv:1502.02551",
     parts="section 3.1",
-    departs="The share of the gap is a float32 quotient compared with 24 random bits, so |E[round(y)] - y| is at most "
-    "2**-23 of the gap.",
+    departs="The share of the gap is a float32 quotient compared with 24 random bits, so |E[round(y)] - y| is at most 2**-23 of the gap.",
     records=("bf16-training", "pychop"),
 )
 

@@ -49,9 +49,7 @@ class Absmax(Rule):
         tops = getattr(fmt, "tops", lambda: (fmt.top,))() if self.top is None else (self.top,)
         if len(tops) == 1:
             return Affine(divided(largest, tops[0]))
-        return [
-            Affine(divided(largest, top), table=torch.full_like(largest, k, dtype=torch.int64)) for k, top in enumerate(tops)
-        ]
+        return [Affine(divided(largest, top), table=torch.full_like(largest, k, dtype=torch.int64)) for k, top in enumerate(tops)]
 
 
 absmax = Absmax()

@@ -49,7 +49,7 @@ class DAQ(Rule):
         ordered = blocks.double().sort(-1).values
         tail = round((1 - self.share) / 2 * (blocks.shape[-1] - 1))
         centre = ((ordered[..., tail] + ordered[..., -1 - tail]) / 2).float()
-        reach = torch.maximum(ordered[..., -1] - centre, centre - ordered[..., 0])
+        reach = torch.maximum(ordered[..., -1] - centre, centre - ordered[..., 0]).abs()
         scale = (self.shrink * reach / fmt.top).clamp(max=torch.finfo(torch.float32).max).float()
         broken = torch.isnan(largest)
         return Affine(torch.where(broken, torch.nan, scale), offset=torch.where(broken, 0.0, centre))

@@ -92,16 +92,19 @@ class Entropy(Rule):
 
     name: ClassVar[str] = "entropy"
     bins: int = 2048
-    stride: int = 64
+    stride: int = 128
 
     def __post_init__(self) -> None:
         if self.bins < 128 or not 1 <= self.stride <= self.bins:
             raise UnsupportedError(f"{self}: at least 128 bins, and a stride of 1 to that many")
 
     def __call__(self, blocks: Tensor, fmt: Format, importance: Tensor | None = None) -> Affine:
+        if fmt.bits > 8:
+            raise UnsupportedError(f"entropy merges bins by codes of up to 8 bits, {fmt.name} has {fmt.bits}; use percentile or mse")
         largest = amax(blocks)
         top = largest.nan_to_num(0.0).double().unsqueeze(-1)
-        place = (blocks.double().abs() / torch.where(top == 0, 1.0, top) * self.bins).nan_to_num(0.0, 0.0, 0.0).long().clamp(0, self.bins - 1)
+        place = (blocks.double().abs() / torch.where(top == 0, 1.0, top) * self.bins).nan_to_num(0.0, 0.0, 0.0)
+        place = place.long().clamp(0, self.bins - 1)
         counts = torch.zeros(*blocks.shape[:-1], self.bins, dtype=torch.float64)
         counts.scatter_add_(-1, place, torch.ones_like(place, dtype=torch.float64))
         kept = entropy_clip(counts, fmt, self.stride)

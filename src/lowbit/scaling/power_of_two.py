@@ -68,10 +68,10 @@ def two_to_the(e: Tensor) -> Tensor:
 class PowerOfTwo(Rule):
     """scale = 2**e. With the largest magnitude a of the block, the largest number m of the format and E = floor(log2 .)::
 
-        floor   e = E(a) - E(m)                                         a may exceed m: it saturates
-        ceil    e = E(a) + (a is no power of two) - E(m)
-        even    e = E(a rounded half up to the mantissa of m) - E(m)
-        rceil   e = the least with a <= m * 2**e                        nothing saturates
+    floor   e = E(a) - E(m)                                         a may exceed m: it saturates
+    ceil    e = E(a) + (a is no power of two) - E(m)
+    even    e = E(a rounded half up to the mantissa of m) - E(m)
+    rceil   e = the least with a <= m * 2**e                        nothing saturates
     """
 
     rule: Literal["floor", "ceil", "even", "rceil"] = "floor"

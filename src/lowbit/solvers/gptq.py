@@ -51,9 +51,10 @@ class GPTQ(Solver):
 
     Args:
         damping: added to the diagonal, as a share of its mean; above 0. Larger trusts the calibration data less.
-        order: ``none`` left to right; ``act`` by falling diag(H), groups staying those of the original columns, fitted
-            before the sweep; ``group`` whole groups by their largest diag(H), columns inside a group likewise, each
-            group fitted when the sweep reaches it.
+        order: ``act`` by falling diag(H), groups staying those of the original columns, fitted before the sweep (the
+            default, as in llm-compressor; it cost nothing at run time and lost least in our tables); ``none`` left to
+            right; ``group`` whole groups by their largest diag(H), columns inside a group likewise, each group fitted
+            when the sweep reaches it.
         batch: columns whose feedback to the rest is gathered in one product; changes speed only.
 
     Raises:
@@ -62,7 +63,7 @@ class GPTQ(Solver):
     """
 
     damping: float = 0.01
-    order: Order = "none"
+    order: Order = "act"
     batch: int = 128
     needs: ClassVar[tuple[str, ...]] = ("gram",)
 

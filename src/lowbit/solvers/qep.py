@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowbit.catalog import Source, register
-from lowbit.errors import DataError, UnsupportedError
+from lowbit.errors import DataError, ShapeError, UnsupportedError
 from lowbit.philox import Key
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.weight import Weight
@@ -63,14 +63,21 @@ def corrected(W: Tensor, H: Tensor, C: Tensor, strength: float, damping: float) 
     """W + strength * W C (H + damping mean(diag H) I)^-1, solved in float64 on one thread.
 
     Raises:
+        ShapeError: the statistics do not fit the weight.
         UnsupportedError: the damped Gram matrix is not positive definite.
     """
+    n = W.shape[1]
+    if tuple(H.shape) != (n, n) or tuple(C.shape) != (n, n):
+        raise ShapeError(f"gram is {tuple(H.shape)} and cross {tuple(C.shape)}, but W has {n} inputs")
     damped = H.clone()
     mean = float(H.diagonal().mean())
     damped.diagonal().add_(damping * mean if mean else 1.0)
     with one_thread():
         L, info = torch.linalg.cholesky_ex(damped)
         if int(info):
-            raise UnsupportedError(f"the Gram matrix of {len(H)} inputs is not positive definite with damping {damping:g}; raise it: qep:damping={damping * 10:g}")
+            raise UnsupportedError(
+                f"the Gram matrix of {len(H)} inputs is not positive definite with damping {damping:g}; "
+                f"raise it: qep:damping={damping * 10:g}"
+            )
         step = torch.cholesky_solve((W.double() @ C).mT, L).mT
     return (W.double() + strength * step).float()

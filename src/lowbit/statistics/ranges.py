@@ -133,7 +133,9 @@ class Histogram(Statistic):
         sizes = x.detach().float().abs().reshape(-1)
         largest = float(sizes.max()) if sizes.numel() else 0.0
         if not math.isfinite(largest):
-            raise NonFiniteError(f"the inputs of this layer hold {int((~torch.isfinite(sizes)).sum())} NaN or Inf; look at the calibration data")
+            raise NonFiniteError(
+                f"the inputs of this layer hold {int((~torch.isfinite(sizes)).sum())} NaN or Inf; look at the calibration data"
+            )
         self._reach(largest)
         if self.limit == 0.0:
             self.counts[0] += sizes.numel()

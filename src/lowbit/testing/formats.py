@@ -99,7 +99,7 @@ def _numbers(fmt: Format, first: bool = False) -> set[float]:
 
 
 def check_round_trip(fmt: Format, table: Tensor | None = None) -> None:
-    """encode(decode(code)) stands for the same number, with the sign of zero and of NaN; it is the same code where no other has the number."""
+    """encode(decode(code)) is the same number, with the sign of zero and of NaN, and the same code where no other has the number."""
     codes = all_codes(fmt)
     numbers = fmt.decode(codes, table)
     kept = torch.tensor([c not in getattr(fmt, "reserved", ()) for c in codes.tolist()])
@@ -117,7 +117,7 @@ def check_round_trip(fmt: Format, table: Tensor | None = None) -> None:
 
 def check_exact_numbers(fmt: Format, table: Tensor | None = None) -> None:
     """No rounding moves a number of the format, whatever the noise."""
-    numbers = torch.tensor(sorted({v for v in _numbers(fmt)} if table is None else _of_table(fmt, table)))
+    numbers = torch.tensor(sorted(_numbers(fmt) if table is None else _of_table(fmt, table)))
     for rounding in roundings():
         words = noise(Key(1, fmt.name), tuple(numbers.shape)) if rounding.noisy else None
         for overflow in ("saturate", "special"):
@@ -165,16 +165,19 @@ def check_against_exact(
                 wrong = got.long() != want
                 if wrong.any():
                     i = int(wrong.nonzero()[0])
-                    raise AssertionError(
-                        f"{fmt.name}, {rounding}, {overflow}, {dtype}: {y[i].item()!r} is encoded as {int(got[i])}, exactly it is {int(want[i])}"
-                    )
+                    where = f"{fmt.name}, {rounding}, {overflow}, {dtype}"
+                    raise AssertionError(f"{where}: {y[i].item()!r} is encoded as {int(got[i])}, exactly it is {int(want[i])}")
 
 
 def _exact(fmt: Format, table: Tensor | None) -> ExactFormat:
-    codes = all_codes(fmt)
-    odd = fmt.odd if getattr(fmt, "odd", None) is not None else None
-    rules = {"middle": getattr(fmt, "middle", None), "next": getattr(fmt, "after", None), "never_overflows": getattr(fmt, "never_overflows", False)}
-    return ExactFormat(fmt.decode(codes, table).tolist(), odd, getattr(fmt, "reserved", frozenset()), **rules)
+    return ExactFormat(
+        fmt.decode(all_codes(fmt), table).tolist(),
+        odd=getattr(fmt, "odd", None),
+        reserved=getattr(fmt, "reserved", frozenset()),
+        middle=getattr(fmt, "middle", None),
+        next=getattr(fmt, "after", None),
+        never_overflows=getattr(fmt, "never_overflows", False),
+    )
 
 
 def check_shapes(fmt: Format) -> None:
@@ -183,7 +186,9 @@ def check_shapes(fmt: Format) -> None:
     kind = torch.uint8 if fmt.bits <= 8 else torch.int32
     whole = fmt.encode(x)
     if whole.dtype != kind or whole.shape != x.shape:
-        raise AssertionError(f"{fmt.name}: codes of shape (4, 6) are {whole.dtype} of {tuple(whole.shape)}, they should be {kind} of (4, 6)")
+        raise AssertionError(
+            f"{fmt.name}: codes of shape (4, 6) are {whole.dtype} of {tuple(whole.shape)}, they should be {kind} of (4, 6)"
+        )
     if not torch.equal(fmt.encode(x.mT), whole.mT) or not torch.equal(fmt.decode(whole.mT), fmt.decode(whole).mT):
         raise AssertionError(f"{fmt.name}: a transposed tensor gets other codes or numbers")
     for shape in ((), (0,), (3, 0)):

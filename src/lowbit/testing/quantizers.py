@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lowbit.errors import ShapeError
+from lowbit.kernels.op import REFERENCE, backend
 from lowbit.philox import Key, noise
 from lowbit.quantizers.emulate import fake_quantize
 from lowbit.quantizers.grid import QTensor
@@ -73,7 +74,11 @@ def rows_are_independent(quantizer: Quantizer) -> bool:
     if quantizer.scaling is None:
         return True
     nested = (quantizer.scale_quantizer, quantizer.offset_quantizer)
-    return isinstance(quantizer.blocks.size, tuple) and len(quantizer.blocks.size) == 1 and all(q is None or rows_are_independent(q) for q in nested)
+    return (
+        isinstance(quantizer.blocks.size, tuple)
+        and len(quantizer.blocks.size) == 1
+        and all(q is None or rows_are_independent(q) for q in nested)
+    )
 
 
 def check_quantizer(quantizer: Quantizer, shapes: Sequence[tuple[int, ...]] = SHAPES) -> None:
@@ -90,6 +95,7 @@ def check_quantizer(quantizer: Quantizer, shapes: Sequence[tuple[int, ...]] = SH
             check_zeros(quantizer, shape)
             check_not_finite(quantizer, shape)
             check_rows(quantizer, x)
+            check_backends(quantizer, shape)
     check_threads(quantizer, sample(accepted(quantizer, LARGE)[0]))
 
 
@@ -144,6 +150,60 @@ def check_not_finite(quantizer: Quantizer, shape: tuple[int, ...]) -> None:
         got = quantizer.quantize(x, noise=words_for(quantizer, x)).dequantize().reshape(-1)[-1]
         if not bool(torch.isnan(got)):
             raise AssertionError(f"shape {shape}: {bad} decodes to {got:g}; its block should be NaN")
+
+
+def hard(kind: str, shape: tuple[int, ...]) -> Tensor:
+    """Numbers of the kinds that kernels get wrong: tiny, subnormal, huge, equal, zeros of both signs, on midpoints, with NaN and Inf."""
+    x = sample(shape, 1)
+    place = torch.arange(x.numel()).reshape(shape)
+    match kind:
+        case "tiny":
+            x = x * 2.0**-126
+        case "subnormal":
+            x = x * 2.0**-146
+        case "huge":
+            x = (x.double() * 1e38).clamp(-3.4e38, 3.4e38).float()
+        case "equal":
+            x = torch.full(shape, -0.7)
+        case "zeros":
+            x = torch.where(x > 0, 0.0, -0.0)
+        case "half zeros":
+            x = torch.where(place % 64 < 32, x, -0.0)
+        case "quarters":
+            x = (4 * x).round() / 4
+        case "powers of two":
+            x = torch.exp2((3 * x).round()).copysign(x)
+        case "not finite":
+            x = torch.where(place % 193 == 5, torch.tensor([torch.nan, torch.inf, -torch.inf])[place % 3], x)
+    return x
+
+
+HARD = ("random", "tiny", "subnormal", "huge", "equal", "zeros", "half zeros", "quarters", "powers of two", "not finite")
+
+
+def check_backends(quantizer: Quantizer, shape: tuple[int, ...]) -> None:
+    """The kernels that accept it give the bits of the reference: codes, stored scales, decoded numbers, fake_quantize."""
+    for kind in HARD:
+        x = hard(kind, shape)
+        fast = quantizer.quantize(x, noise=words_for(quantizer, x))
+        fake, numbers, parts = fake_quantize(x, quantizer, key=KEY), fast.dequantize(), fast.packed()
+        with backend(REFERENCE):
+            slow = quantizer.quantize(x, noise=words_for(quantizer, x))
+            expected, stored = slow.dequantize(), slow.packed()
+        if not torch.equal(fast.codes, slow.codes):
+            i = int((fast.codes != slow.codes).flatten().nonzero()[0])
+            got, want = (int(q.codes.flatten()[i]) for q in (fast, slow))
+            raise AssertionError(
+                f"shape {shape}, {kind}: element {i}, {x.flatten()[i].item()!r}, gets code {got}, the reference gives {want}"
+            )
+        if parts.keys() != stored.keys() or not all(_same(parts[k], stored[k]) for k in parts):
+            raise AssertionError(f"shape {shape}, {kind}: stored parts differ from those of the reference")
+        if not bool((same_bits(numbers, expected) & same_bits(fake, expected)).all()):
+            raise AssertionError(f"shape {shape}, {kind}: decoded numbers differ from those of the reference")
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return bool(same_bits(a, b).all()) if a.dtype == torch.float32 else torch.equal(a, b)
 
 
 def check_threads(quantizer: Quantizer, x: Tensor) -> None:

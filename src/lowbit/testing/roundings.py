@@ -123,6 +123,9 @@ def check_unbiased(rounding: Rounding, draws: int = 20_000) -> None:
         if not bool(((z == low) | (z == high)).all()):
             raise AssertionError(f"{rounding} takes {target} to {set(z.tolist())}; its neighbours are {low:g} and {high:g}")
         share = (float(y[0]) - low) / (high - low)
-        error, bound = abs(float(z.mean()) - float(y[0])), (high - low) * (rounding.bias + 4 * math.sqrt(share * (1 - share) / draws))
+        error = abs(float(z.mean()) - float(y[0]))
+        spread_of_one = 0.25 if rounding.bias else share * (1 - share)
+        bound = (high - low) * (rounding.bias + 4 * math.sqrt(spread_of_one / draws))
         if error > bound:
-            raise AssertionError(f"{rounding} is biased: the mean of {draws} roundings of {target} is off by {error:.3g}, its bias and 4 standard errors are {bound:.3g}")
+            allowed = f"its bias and 4 standard errors are {bound:.3g}"
+            raise AssertionError(f"{rounding} is biased: the mean of {draws} roundings of {target} is off by {error:.3g}, {allowed}")

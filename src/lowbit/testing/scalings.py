@@ -101,7 +101,9 @@ def check_not_finite(scaling: Scaling, fmt: Format) -> None:
             if found.negative is not None:
                 broken = broken & torch.isnan(found.negative)
             if broken.tolist() != [i == 2 for i in range(len(blocks))]:
-                raise AssertionError(f"{scaling} with {fmt.name}: {bad} in block 2 gives NaN scales in {broken.nonzero().flatten().tolist()}")
+                raise AssertionError(
+                    f"{scaling} with {fmt.name}: {bad} in block 2 gives NaN scales in {broken.nonzero().flatten().tolist()}"
+                )
 
 
 def check_blocks_are_independent(scaling: Scaling, fmt: Format) -> None:

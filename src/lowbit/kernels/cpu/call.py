@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowbit.blocks import Blocks
 from lowbit.kernels.cpu.codec import codec
-from lowbit.kernels.grid_spec import GridSpec, Layout, Numbers, ScaleRule, Units
+from lowbit.kernels.grid_spec import GridSpec, Layout, Numbers, ScaleRule, Units, layout
 from lowbit.kernels.op import extension
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -18,6 +19,8 @@ PHILOX, WORDS = 1, 2
 
 #: the rule of units that are given
 GIVEN_RULE = (GIVEN, 1.0, 0, 0, 1.0, 0.0, 0.0)
+
+NO_UNITS = Units()
 
 Noise = Tensor | tuple[int, int] | None
 
@@ -33,13 +36,27 @@ def unfit(x: Tensor) -> str | None:
     return None
 
 
-def unfit_units(units: Units) -> str | None:
+def unfit_units(units: Units | str, blocks: Blocks, shape: torch.Size, *, differentiable: bool) -> str | None:
     """Why the values of blocks cannot be handed over."""
+    if isinstance(units, str):
+        return units
+    if layout(blocks, shape) is None:
+        return f"blocks {blocks} of a tensor of shape {tuple(shape)} are not blocks of rows and columns"
+    counts = blocks.counts(shape)
     for name, values in units._asdict().items():
-        if values is not None and (values.dtype != torch.float32 or values.device.type != "cpu"):
-            return f"{name} is {values.dtype} on {values.device}, not float32 on the CPU"
-        if values is not None and values.requires_grad and torch.is_grad_enabled():
+        if values is None:
+            continue
+        if values.dtype != torch.float32 or values.device.type != "cpu" or tuple(values.shape) != counts:
+            return f"{name} is {values.dtype} of {tuple(values.shape)} on {values.device}, not float32 of {counts} on the CPU"
+        if differentiable and values.requires_grad and torch.is_grad_enabled():
             return f"a gradient for {name} is wanted, which the kernel does not compute"
+    return None
+
+
+def unfit_noise(noise: Noise, numbers: Numbers, x: Tensor) -> str | None:
+    """Why a stochastic rounding cannot be done."""
+    if numbers.stochastic and (noise is None or (isinstance(noise, Tensor) and noise.shape != x.shape)):
+        return "stochastic rounding needs one word of noise an element"
     return None
 
 
@@ -55,7 +72,7 @@ def run(
     rule: tuple[int, float, int, int, float, float, float],
     *,
     scale: Numbers | None = None,
-    units: Units = Units(),
+    units: Units = NO_UNITS,
     out: Tensor | None = None,
     codes: Tensor | None = None,
     scale_out: Tensor | None = None,
@@ -69,7 +86,7 @@ def run(
     """
     module: Any = extension("lowbit._cpu")
     dense = [None if u is None else u.contiguous() for u in units]  # held until the call is over
-    words = noise.contiguous() if isinstance(noise, Tensor) else None
+    words = noise.to(torch.int64).contiguous() if isinstance(noise, Tensor) else None
     key = noise if isinstance(noise, tuple) else (0, 0)
     module.run(
         None if numbers is None else codec(numbers), None if scale is None else codec(scale), x.data_ptr(), TYPES[x.dtype], layout, rule,

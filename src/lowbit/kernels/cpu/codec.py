@@ -11,10 +11,10 @@ import numpy as np
 from lowbit.kernels.grid_spec import Numbers
 from lowbit.kernels.op import extension
 
-FIXED, FLOAT, WIDE, LOOKUP, SEARCH = range(5)
+FIXED, FLOAT, WIDE, LOOKUP, SEARCH, SHORT = range(6)
 
-#: buckets of a look-up table for each sign, at most
-BUCKETS = 1 << 15
+#: buckets of a sign, at most: with one cut point each, and where a search follows (these stay in the first-level cache)
+LOOKUP_BUCKETS, SEARCH_BUCKETS = 1 << 17, 1 << 12
 
 
 class Arithmetic(NamedTuple):
@@ -26,11 +26,13 @@ class Arithmetic(NamedTuple):
 
 def refuses(numbers: Numbers) -> str | None:
     """Why the extension cannot round to these numbers."""
-    if len(numbers.line) <= 256 and numbers.bits <= 8:
-        return None
-    if arithmetic(numbers) is None:
-        return f"a table of {len(numbers.line)} numbers that are neither a minifloat nor integers; the look-up holds 256"
+    if not _fits_a_table(numbers) and arithmetic(numbers) is None:
+        return f"a table of {len(numbers.line)} numbers that are neither a minifloat nor integers; the look-up holds those of 8 bits"
     return None
+
+
+def _fits_a_table(numbers: Numbers) -> bool:
+    return numbers.bits <= 8  # of 8 bits: 256 numbers, or 255 with the same NaN beyond both ends
 
 
 @lru_cache(maxsize=1024)
@@ -55,8 +57,8 @@ def codec(numbers: Numbers) -> Any:
                 getattr(c, f"set_{name}")(value)
             else:
                 setattr(c, name, value)
-        c.value_method = c.code_method = way.fields["value_method"]
-    if len(numbers.line) <= 256 and numbers.bits <= 8:
+        c.code_method = c.value_method
+    if way is None or not np.array_equal(way.codes, numbers.codes.numpy()):
         _fill_tables(c, numbers)
         if way is None:
             c.value_method = c.code_method
@@ -78,54 +80,68 @@ def _fill_tables(c: Any, numbers: Numbers) -> None:
     c.set_rank_number(line.astype(np.float32).tobytes())
     c.last_rank = len(line) - 1
     cuts = numbers.cuts.numpy()
-    padded = np.full(256, np.nan, dtype=np.float32)
+    padded = np.full(512, np.nan, dtype=np.float32)
     padded[: len(cuts)] = cuts
     c.set_cuts(padded.tobytes())
-    found = buckets(cuts)
-    c.code_method = SEARCH if found is None else LOOKUP
     c.zero_rank = int((cuts <= 0).sum())
-    if found is not None:
-        entries, low, high, shift, count = found
-        c.set_buckets(entries.tobytes())
-        c.bucket_low, c.bucket_high, c.bucket_shift, c.bucket_count = low, high, shift, count
+    if len(line) <= 16:
+        c.code_method = SHORT
+        return
+    found = buckets(cuts, ranks_fit=len(line) <= 256)
+    c.code_method = SEARCH if found.search_step else LOOKUP
+    c.set_buckets(found.entries.tobytes())
+    c.bucket_low, c.bucket_high, c.bucket_shift, c.bucket_count = found.low, found.high, found.shift, found.number
+    c.search_step = found.search_step
 
 
-def buckets(cuts: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], int, int, int, int] | None:
-    """Buckets of magnitudes (as bits) with at most one cut point each, first those of positive numbers, then of negative ones.
+class Buckets(NamedTuple):
+    """Runs of magnitudes (as bits, clamped to low..high), 2**shift each, ``number`` for positive numbers, then as many for negative ones.
 
-    An entry is rank below the cut | rank from it on << 8 | low bits of the cut << 16. None where no width of at most 16 bits
-    and no number of buckets within ``BUCKETS`` separates the cut points.
-
-    Returns:
-        entries, the lowest and highest magnitude (others are clamped), bits of a bucket, buckets of a sign.
+    Args:
+        search_step: 0 where no bucket has more than one cut point; an entry is then rank below the cut | rank from it on << 8 |
+            low bits of the cut << 16. Else an entry is the lowest rank, and 2 * search_step is above the most cut points of a bucket.
     """
-    signs = []
+
+    entries: np.ndarray[Any, Any]
+    low: int
+    high: int
+    shift: int
+    number: int
+    search_step: int
+
+
+def buckets(cuts: np.ndarray[Any, Any], *, ranks_fit: bool = True) -> Buckets:
+    """The widest buckets with at most one cut point each, or where those are too many the narrowest that a search needs.
+
+    Args:
+        ranks_fit: whether a rank fits 8 bits; where not, a search follows.
+    """
     positive = np.sort(_bits(cuts[cuts > 0]).astype(np.int64))
     negative = np.sort(_bits(-cuts[cuts < 0]).astype(np.int64) + 1)  # from this magnitude on a negative number is below the cut
     always = int((positive <= 1).sum())  # every magnitude but zero, which has a rank of its own
-    signs.append((positive[always:], int((cuts <= 0).sum()) + always, 1))
-    signs.append((negative, int((cuts < 0).sum()), -1))
-    all_thresholds = np.concatenate([t for t, _, _ in signs])
-    if len(all_thresholds) == 0:
-        all_thresholds = np.array([2])
-    low, high = int(all_thresholds.min()) - 1, int(all_thresholds.max())
-    for shift in range(16, -1, -1):
-        count = ((high - low) >> shift) + 1
-        if count > BUCKETS:
-            return None
-        if all(len(np.unique((t - low) >> shift)) == len(t) for t, _, _ in signs):
-            break
-    else:
-        return None
+    signs = ((positive[always:], int((cuts <= 0).sum()) + always, 1), (negative, int((cuts < 0).sum()), -1))
+    thresholds = np.concatenate([own for own, _, _ in signs])
+    low, high = (int(thresholds.min()) - 1, int(thresholds.max())) if len(thresholds) else (1, 2)
+    lookups = (k for k in range(16, -1, -1) if (high - low) >> k < LOOKUP_BUCKETS and _most(signs, low, k) <= 1)
+    shift = next(lookups, min((k for k in range(16) if (high - low) >> k < SEARCH_BUCKETS), default=16))
+    count, most = ((high - low) >> shift) + 1, _most(signs, low, shift)
+    looked_up = most <= 1 and ranks_fit
     entries = []
-    for thresholds, start, step in signs:
-        place = (thresholds - low) >> shift
+    for own, start, direction in signs:
+        place = (own - low) >> shift
         here = np.bincount(place, minlength=count)
-        below = start + step * (np.cumsum(here) - here)
+        first = start + direction * (np.cumsum(here) - here)  # the rank where the bucket begins, nearest to zero
+        last = first + direction * here
         cut = np.zeros(count, dtype=np.int64)
-        cut[place] = (thresholds - low) & ((1 << shift) - 1)
-        entries.append(below | (below + step * here) << 8 | cut << 16)
-    return np.concatenate(entries).astype(np.uint32), low, high, shift, count
+        cut[place] = (own - low) & ((1 << shift) - 1)
+        entries.append(first | last << 8 | cut << 16 if looked_up else np.minimum(first, last))
+    step = 0 if looked_up else 1 << (max(most, 1).bit_length() - 1)
+    return Buckets(np.concatenate(entries).astype(np.uint32), low, high, shift, count, step)
+
+
+def _most(signs: tuple[tuple[np.ndarray[Any, Any], int, int], ...], low: int, shift: int) -> int:
+    """The most cut points that one bucket has."""
+    return max((int(np.bincount((t - low) >> shift).max()) for t, _, _ in signs if len(t)), default=0)
 
 
 # ---- arithmetic
@@ -133,9 +149,9 @@ def buckets(cuts: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], int, int,
 
 @lru_cache(maxsize=1024)
 def arithmetic(numbers: Numbers) -> Arithmetic | None:
-    """Integers or a minifloat, where the numbers, the cut points and (above 8 bits) the codes are exactly those of the formula."""
+    """Integers or a minifloat, where the numbers and cut points (and where no table fits, the codes) are exactly those of the formula."""
     way = _integers(numbers) or _minifloat(numbers)
-    if way is not None and numbers.bits > 8 and not np.array_equal(way.codes, numbers.codes.numpy()):
+    if way is not None and not _fits_a_table(numbers) and not np.array_equal(way.codes, numbers.codes.numpy()):
         return None
     return way
 

@@ -14,12 +14,12 @@ from lowbit.kernels.grid_spec import Units, layout
 from lowbit.kernels.op import extension
 
 
-def refuses(codes: Tensor, decoded: Tensor, blocks: Blocks, units: Units) -> str | None:
+def refuses(codes: Tensor, decoded: Tensor | str, blocks: Blocks, units: Units | str) -> str | None:
+    if isinstance(decoded, str):
+        return decoded
     if type(codes) is not Tensor or codes.device.type != "cpu" or codes.dtype not in (torch.uint8, torch.int32):
         return f"codes are {codes.dtype} on {codes.device}, not uint8 or int32 on the CPU"
-    if layout(blocks, codes.shape) is None:
-        return f"blocks {blocks} of a tensor of shape {tuple(codes.shape)} are not blocks of rows and columns"
-    return call.unfit_units(units)
+    return call.unfit_units(units, blocks, codes.shape, differentiable=True)
 
 
 def run(codes: Tensor, decoded: Tensor, blocks: Blocks, units: Units) -> Tensor:

@@ -9,12 +9,13 @@ from lowbit.kernels.cpu import call, codec
 from lowbit.kernels.grid_spec import Numbers, Units, layout
 
 
-def refuses(x: Tensor, numbers: Numbers, blocks: Blocks, units: Units, noise: call.Noise = None) -> str | None:
-    reason = call.unfit(x) or call.unfit_units(units) or codec.refuses(numbers)
-    if reason is None and units.zero is not None and codec.codec(numbers).value_method != codec.FIXED:
+def refuses(x: Tensor, numbers: Numbers | str, blocks: Blocks, units: Units | str, noise: call.Noise = None) -> str | None:
+    if isinstance(numbers, str):
+        return numbers
+    reason = call.unfit(x.detach()) or call.unfit_units(units, blocks, x.shape, differentiable=False)
+    reason = reason or codec.refuses(numbers) or call.unfit_noise(noise, numbers, x)
+    if reason is None and isinstance(units, Units) and units.zero is not None and codec.codec(numbers).value_method != codec.FIXED:
         reason = "a zero point needs integers that are rounded to the nearest, ties to even"
-    if reason is None and layout(blocks, x.shape) is None:
-        reason = f"blocks {blocks} of a tensor of shape {tuple(x.shape)} are not blocks of rows and columns"
     return reason
 
 

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from lowbit.kernels.cpu import call, codec, scales
-from lowbit.kernels.grid_spec import GridSpec, Layout, Units, layout
+from lowbit.kernels.grid_spec import GridSpec, Layout, Numbers, Units, layout
 
 
-def refuses(x: Tensor, spec: GridSpec, out: Tensor | None = None, noise: call.Noise = None) -> str | None:
-    reason = call.unfit(x) or _unfit_spec(spec, tuple(x.shape))
+def refuses(x: Tensor, spec: GridSpec | str, out: Tensor | None = None, noise: call.Noise = None) -> str | None:
+    if isinstance(spec, str):
+        return spec
+    reason = call.unfit(x) or _unfit_spec(spec, tuple(x.shape)) or call.unfit_noise(noise, spec.numbers, x)
     if reason is None and out is not None:
         reason = call.unfit(out)
         same = out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
@@ -20,14 +22,12 @@ def refuses(x: Tensor, spec: GridSpec, out: Tensor | None = None, noise: call.No
 
 
 def _unfit_spec(spec: GridSpec, shape: tuple[int, ...]) -> str | None:
-    if spec.rule.kind != "none" and layout(spec.blocks, shape) is None:
+    if layout(spec.blocks, shape) is None and spec.rule.kind != "none":
         return f"blocks {spec.blocks} of a tensor of shape {shape} are not blocks of rows and columns"
     reason = codec.refuses(spec.numbers)
-    if reason is None and isinstance(spec.scale, GridSpec):
-        reason = _unfit_spec(spec.scale, spec.blocks.counts(shape))
-    elif reason is None and spec.scale is not None:
-        reason = codec.refuses(spec.scale)
-    return reason
+    if reason is not None or spec.scale is None:
+        return reason
+    return codec.refuses(spec.scale) if isinstance(spec.scale, Numbers) else _unfit_spec(spec.scale, spec.blocks.counts(shape))
 
 
 def run(x: Tensor, spec: GridSpec, out: Tensor | None = None, noise: call.Noise = None) -> Tensor:

@@ -9,8 +9,8 @@ from lowbit.kernels.cpu import call, fake_quantize, scales
 from lowbit.kernels.grid_spec import GridSpec, Layout, Units, layout
 
 
-def refuses(x: Tensor, spec: GridSpec, noise: call.Noise = None) -> str | None:
-    return fake_quantize.refuses(x, spec)
+def refuses(x: Tensor, spec: GridSpec | str, noise: call.Noise = None) -> str | None:
+    return fake_quantize.refuses(x, spec, None, noise)
 
 
 def run(x: Tensor, spec: GridSpec, noise: call.Noise = None) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -37,7 +37,6 @@ def run(x: Tensor, spec: GridSpec, noise: call.Noise = None) -> tuple[Tensor, Te
         return codes, scale, zero
     scale = torch.empty(spec.blocks.counts(x.shape))
     zero = torch.empty_like(scale) if spec.rule.kind == "minmax" else None
-    call.run(
-        whole, spec.numbers, where, call.rule(spec.rule), scale=call.stored_as(spec), codes=codes, scale_out=scale, zero_out=zero, noise=words
-    )
+    rule, stored = call.rule(spec.rule), call.stored_as(spec)
+    call.run(whole, spec.numbers, where, rule, scale=stored, codes=codes, scale_out=scale, zero_out=zero, noise=words)
     return codes, scale, zero

@@ -9,7 +9,9 @@ from lowbit.kernels.cpu import call
 from lowbit.kernels.grid_spec import GridSpec, layout
 
 
-def refuses(x: Tensor, spec: GridSpec) -> str | None:
+def refuses(x: Tensor, spec: GridSpec | str) -> str | None:
+    if isinstance(spec, str):
+        return spec
     if spec.rule.kind == "none":
         return "a cast has no scales"
     if layout(spec.blocks, x.shape) is None:

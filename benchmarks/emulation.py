@@ -1,0 +1,163 @@
+"""How long emulating a format takes against copying the tensor: ``python benchmarks/emulation.py [--quick]``.
+
+16.8M elements, ``out=`` given, everything in one process and in interleaved rounds: in each round every candidate runs once beside
+``y.copy_(x)``, so that what else the machine does meets all alike. Medians and minima of the rounds; the ratios are to the copy of
+the same rounds. Peers return a fresh tensor and pay for its pages. The table goes to benchmarks/results/emulation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import platform
+import random
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peers.emulation import by_spec
+from torch import Tensor
+
+import lowbit
+from lowbit.cli.doctor import cpu, cpu_target
+
+RESULT = Path(__file__).parent / "results" / "emulation.md"
+
+
+def user_table(count: int = 256) -> str:
+    """Numbers that nobody standardized."""
+    draw = random.Random(0)
+    return "table(" + ";".join(f"{v:.6f}" for v in sorted(draw.gauss(0, 1) for _ in range(count))) + ")"
+
+
+#: spec -> most copies that it may take: on a busy machine, and where the copy takes under 3 ms
+LIMITS = {
+    **dict.fromkeys(
+        ("float8_e4m3fn", "float8_e5m2", "bfloat16", "float4_e2m1fn", "mxfp8", "mxfp4", "nvfp4", "int4 g128", "int8"), (2.0, 3.0)
+    ),
+    **dict.fromkeys(("posit8_1", "hifloat8", "hif4", "float8_e4m3fn round=stochastic"), (3.0, 4.5)),
+    **dict.fromkeys(("dynamic8", user_table()), (4.0, 6.0)),
+}
+FURTHER = ("int4 g128 asym", "nf4_single", "fp8_tile", "bfloat16 round=stochastic")
+
+
+def rounds(ways: dict[str, Callable[[], object]], count: int, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of each way in each round."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way()
+    gc.collect()
+    began = time.perf_counter()
+    for i in range(count):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way()
+            taken[name].append(1e3 * (time.perf_counter() - start))
+        if i >= 4 and time.perf_counter() - began > seconds:
+            break
+    return taken
+
+
+def fits(function: Callable[[Tensor], object], x: Tensor) -> str | None:
+    """Why a peer cannot be measured."""
+    try:
+        function(x[:16])
+    except Exception as error:  # a peer's own failure is a line in the table, whatever it is
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+    return None
+
+
+def label(spec: str) -> str:
+    return f"table of {spec.count(';') + 1} numbers" if spec.startswith("table") else spec
+
+
+def measure(x: Tensor, threads: int, count: int, seconds: float) -> list[list[str]]:
+    """One row a spec: the median, the minimum, and both in copies."""
+    torch.set_num_threads(threads)
+    y = torch.empty_like(x)
+    quantizers = {spec: lowbit.quantizer(spec) for spec in (*LIMITS, *FURTHER)}
+    ways: dict[str, Callable[[], object]] = {"y.copy_(x)": lambda: y.copy_(x)}
+    ways |= {spec: (lambda q=q: lowbit.fake_quantize(x, q, out=y)) for spec, q in quantizers.items() if spec != "hif4"}
+    taken = rounds(ways, count, seconds)
+    taken["hif4"] = rounds({"hif4": lambda: lowbit.fake_quantize(x, quantizers["hif4"], out=y)}, 3, 5)["hif4"]
+    copy = taken["y.copy_(x)"]
+    base, least = statistics.median(copy), min(copy)
+    rows = []
+    for spec, times in taken.items():
+        middle, shortest = statistics.median(times), min(times)
+        # medians of the ratios within a round: what slows a round down slows its copy down too
+        limit = LIMITS[spec][base < 3.0] if spec in LIMITS else None
+        verdict = "" if limit is None else f"{limit:.1f} {'kept' if middle / base <= limit else 'missed'}"
+        nanoseconds = 1e6 * shortest / x.numel()
+        rows.append([label(spec), f"{middle:.2f}", f"{middle / base:.2f}", f"{shortest:.2f}", f"{shortest / least:.2f}", f"{nanoseconds:.3f}", verdict])
+    return rows
+
+
+def measure_peers(x: Tensor, threads: int, seconds: float) -> list[list[str]]:
+    """Each peer beside lowbit and the copy."""
+    torch.set_num_threads(threads)
+    y = torch.empty_like(x)
+    rows = []
+    for spec, peers in by_spec().items():
+        q = lowbit.quantizer(spec)
+        ways: dict[str, Callable[[], object]] = {"copy": lambda: y.copy_(x), "lowbit": lambda q=q: lowbit.fake_quantize(x, q, out=y)}
+        for name, function in peers.items():
+            reason = fits(function, x)
+            if reason is None:
+                ways[name] = lambda f=function: f(x)
+            else:
+                rows.append([spec, name, "", "", reason])
+        taken = rounds(ways, 9, seconds)
+        base = statistics.median(taken["copy"])
+        own = statistics.median(taken["lowbit"])
+        for name, times in taken.items():
+            middle = statistics.median(times)
+            if name != "copy":
+                rows.append([spec, name, f"{middle:.1f}", f"{middle / base:.1f}", f"{middle / own:.1f}"])
+    return rows
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few rounds, no peers, nothing written")
+    parser.add_argument("--rounds", type=int, default=31)
+    parser.add_argument("--seconds", type=float, default=25.0, help="for each table")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_grad_enabled(False)
+    torch.manual_seed(0)
+    x = torch.randn(4096, 4096)
+    facts, target = cpu(Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""), cpu_target()
+    head = ["spec", "median ms", "copies", "least ms", "copies", "ns an element", "limit"]
+    parts = [
+        "# Emulation against a copy",
+        f"{facts['model']}, {facts['cores_allowed']} cores, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"kernels {target['target'] if target else 'reference'}; 4096 x 4096 elements, `out=` given, interleaved rounds of one process. "
+        "Written by `python benchmarks/emulation.py`. The limits are in copies: twice, three and four times where memory is busy, "
+        "half as much again where the copy takes under 3 ms. Other work on the machine meets the copy and the rest alike, but not every "
+        "round equally: the minima say what the code takes, the medians what was seen.",
+    ]
+    for name, data, counts in (("float32", x, (2, 1)), ("bfloat16", x.bfloat16(), (2, 1))):
+        for threads in counts:
+            seconds, count = (5.0, 7) if arguments.quick else (arguments.seconds, arguments.rounds)
+            text = table(head, measure(data, threads, count, seconds))
+            parts += [f"## {name} in and out, {threads} thread{'s' * (threads > 1)}", text]
+            print(parts[-2], text, sep="\n\n", flush=True)
+    if arguments.quick:
+        return
+    rows = measure_peers(x, 2, 6.0)
+    parts += ["## Peers, float32, 2 threads", table(["spec", "way", "median ms", "copies", "times lowbit"], rows)]
+    print(parts[-2], parts[-1], sep="\n\n")
+    RESULT.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What other packages offer for the same work; each is measured where it is installed."""

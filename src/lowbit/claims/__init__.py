@@ -1,0 +1,1 @@
+"""What papers state, as small experiments that can fail; ``claim.py`` is the contract."""
