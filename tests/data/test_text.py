@@ -87,8 +87,8 @@ def test_a_name_that_no_file_can_have():
 
 
 def test_an_installation_without_the_builtin_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(lowbit.data.text, "files", lambda package: tmp_path / package)
-    expect("builtin", f"text 'builtin' is not at {tmp_path / 'lowbit' / 'builtin' / 'heldout.txt'}; this installation")
+    monkeypatch.setattr(lowbit.data.text, "FOLDER", tmp_path)
+    expect("builtin", f"text 'builtin' is not at {tmp_path / 'heldout.txt'}; this installation")
 
 
 @pytest.mark.parametrize("spec", ["wikitext2", "wikitext2:first", "wikitext2:second"])

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-from importlib.resources import files
 
 import pytest
 import torch
 from safetensors.torch import load
 
 from lowbit.errors import DataError, LowbitError, ModelError, ShapeError, UnsupportedError
+from lowbit.models.builtin import FOLDER
 from lowbit.models.llama import Cache, Llama, LlamaConfig
 
 CONFIG = LlamaConfig(
@@ -165,7 +165,7 @@ def test_a_config_this_llama_does_not_compute_is_named(change, error, message):
 @torch.no_grad()
 def test_the_builtin_model_predicts_the_heldout_text_as_its_record_says():
     """The record is of the whole text, this of its first 40 windows, which are a little harder."""
-    builtin = files("lowbit.builtin")
+    builtin = FOLDER
     model = Llama(LlamaConfig.from_dict(json.loads((builtin / "config.json").read_text())))
     model.load_state_dict(load((builtin / "model.safetensors").read_bytes()))
     text = torch.frombuffer(bytearray((builtin / "heldout.txt").read_bytes()), dtype=torch.uint8)

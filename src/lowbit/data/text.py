@@ -6,11 +6,13 @@ import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from lowbit.errors import DataError
+
+
+#: the data inside the package
+FOLDER = Path(__file__).resolve().parents[1] / "builtin"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def _file(spec: str) -> str:
         raise DataError(f"no text is called {spec!r} and there is no such file; known are {known} and paths of UTF-8 files") from error
 
 
-def _read(path: Path | Traversable, spec: str) -> str:
+def _read(path: Path, spec: str) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -72,7 +74,7 @@ def _read(path: Path | Traversable, spec: str) -> str:
 
 
 def _builtin() -> str:
-    path = files("lowbit") / "builtin" / "heldout.txt"
+    path = FOLDER / "heldout.txt"
     try:
         return _read(path, "builtin")
     except FileNotFoundError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from lowbit.errors import DataError, ModelError
 from lowbit.models.llama import Llama, LlamaConfig
 from lowbit.models.model import device_of
 
-FOLDER = Path(str(files("lowbit"))) / "builtin"
+FOLDER = Path(__file__).resolve().parents[1] / "builtin"
 
 
 class Builtin:

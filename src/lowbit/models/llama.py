@@ -38,10 +38,7 @@ class LlamaConfig:
             if name != "tie_word_embeddings" and value <= 0:
                 raise ModelError(f"{name} is {value}; it must be above 0")
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ModelError(
-                f"{self.num_attention_heads} attention heads do not share out over "
-                f"{self.num_key_value_heads} key-value heads"
-            )
+            raise ModelError(f"{self.num_attention_heads} attention heads do not share out over {self.num_key_value_heads} key-value heads")
         if self.head_dim % 2:
             raise ModelError(f"head_dim is {self.head_dim}; rotary positions turn pairs, so it must be even")
 
@@ -244,9 +241,7 @@ class Decoder(nn.Module):
     def forward(self, input_ids: Tensor, cache: Cache | None = None) -> Tensor:
         seen, new = 0 if cache is None else cache.length, input_ids.shape[1]
         if seen + new > self.config.max_position_embeddings:
-            raise ShapeError(
-                f"{seen + new} tokens are more than the {self.config.max_position_embeddings} positions of this model"
-            )
+            raise ShapeError(f"{seen + new} tokens are more than the {self.config.max_position_embeddings} positions of this model")
         positions = torch.arange(seen, seen + new, device=input_ids.device)
         rope = rotary(positions, self.config.head_dim, self.config.rope_theta)
         # Only tokens that follow others in a cache need a mask of their own: query p sees keys 0..p.
