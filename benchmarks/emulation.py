@@ -92,7 +92,8 @@ def measure(x: Tensor, threads: int, count: int, seconds: float) -> list[list[st
         limit = LIMITS[spec][base < 3.0] if spec in LIMITS else None
         verdict = "" if limit is None else f"{limit:.1f} {'kept' if middle / base <= limit else 'missed'}"
         nanoseconds = 1e6 * shortest / x.numel()
-        rows.append([label(spec), f"{middle:.2f}", f"{middle / base:.2f}", f"{shortest:.2f}", f"{shortest / least:.2f}", f"{nanoseconds:.3f}", verdict])
+        times = [f"{middle:.2f}", f"{middle / base:.2f}", f"{shortest:.2f}", f"{shortest / least:.2f}", f"{nanoseconds:.3f}"]
+        rows.append([label(spec), *times, verdict])
     return rows
 
 

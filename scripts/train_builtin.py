@@ -42,10 +42,7 @@ CONFIG = LlamaConfig(
 )
 WINDOW = CONFIG.max_position_embeddings
 
-HELDOUT = (
-    "argparse calendar configparser csv fractions getopt glob graphlib heapq pprint queue sched shlex "
-    "statistics textwrap"
-).split()
+HELDOUT = ("argparse calendar configparser csv fractions getopt glob graphlib heapq pprint queue sched shlex statistics textwrap").split()
 
 # Not training text: other people's packages, another Python's grammar, tables, and facts of one machine.
 SKIPPED_FOLDERS = {"site-packages", "dist-packages", "__pycache__", "idlelib", "lib2to3", "pydoc_data", "encodings"}

@@ -115,7 +115,13 @@ def _plan_table(made: Plan) -> Table:
 
 
 def _report(
-    console: Console, model: Model, made: Plan, manifest: Manifest, done: list[Finished], before: Evaluation | None, after: Evaluation | None
+    console: Console,
+    model: Model,
+    made: Plan,
+    manifest: Manifest,
+    done: list[Finished],
+    before: Evaluation | None,
+    after: Evaluation | None,
 ) -> None:
     if before is not None and after is not None:
         drawn = Table("", "before", "after")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from lowbit.errors import DataError
 
-
 #: the data inside the package
 FOLDER = Path(__file__).resolve().parents[1] / "builtin"
 

@@ -45,7 +45,6 @@ def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def grow(x: Tensor, dx: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """(x + dx) + a as two components: the sum of the leading parts, its loss added to dx, and both made disjoint again.
-    """
+    """(x + dx) + a as two components: the sum of the leading parts, its loss added to dx, and both made disjoint again."""
     s, lost = two_sum(x, a)
     return two_sum(s, dx + lost)

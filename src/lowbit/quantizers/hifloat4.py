@@ -24,8 +24,8 @@ SIZES = (4, 8, 64)
 class HiFloat4(Quantizer):
     """value = m * 2**(e2 + e3) * L1 with m in {0, 1/4 .. 7/4} and a sign. With V the largest magnitude of 4, 8 and 64 numbers::
 
-        L1 = e6m2(bf16(V64 * bf16(1/7)));  r = bf16(1 / L1);  e2 = [V8 * r >= 4];  e3 = [V4 * r / 2**e2 >= 2]
-        m  = min(floor(|x| * r / 2**(e2 + e3) * 4 + 1/2), 7) / 4
+    L1 = e6m2(bf16(V64 * bf16(1/7)));  r = bf16(1 / L1);  e2 = [V8 * r >= 4];  e3 = [V4 * r / 2**e2 >= 2]
+    m  = min(floor(|x| * r / 2**(e2 + e3) * 4 + 1/2), 7) / 4
     """
 
     def grid(self, x: Tensor, importance: Tensor | None = None, outer: Grid | None = None) -> Grid:

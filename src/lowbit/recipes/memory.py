@@ -66,8 +66,10 @@ def spill_under(limit: int, found: Need) -> bool:
         return False
     if found.total(spilled=True) <= limit:
         return True
-    parts = f"{found.now / 1e6:.0f} MB for the program, {found.block / 1e6:.0f} for a block, {max(found.statistics, found.work) / 1e6:.0f} for its statistics"
-    raise UnsupportedError(f"--memory {limit / 1e6:.0f}MB is too little: about {found.total(spilled=True) / 1e6:.0f} MB are needed ({parts})")
+    matrices = max(found.statistics, found.work)
+    parts = f"{found.now / 1e6:.0f} MB for the program, {found.block / 1e6:.0f} for a block, {matrices / 1e6:.0f} for its statistics"
+    least = f"about {found.total(spilled=True) / 1e6:.0f} MB are needed"
+    raise UnsupportedError(f"--memory {limit / 1e6:.0f}MB is too little: {least} ({parts})")
 
 
 def resident_bytes() -> int:
