@@ -125,7 +125,7 @@ MUTATIONS = (
         ("scaling/test_power_of_two.py",),
     ),
     Mutation(
-        "even carries into the exponent one binade step too late",
+        "even drops the carry exactly on the boundary",
         "scaling/power_of_two.py",
         (("share >= 2.0 - 2.0 ** -(mantissa + 1)", "share > 2.0 - 2.0 ** -(mantissa + 1)"),),
         ("scaling/test_power_of_two.py",),
@@ -190,7 +190,7 @@ MUTATIONS = (
         ("test_philox.py",),
     ),
     Mutation(
-        "stochastic rounding rounds half its noise",
+        "stochastic rounding drops a bit of its noise",
         "rounding/stochastic.py",
         (("(noise >> 8)", "(noise >> 9)"),),
         ("rounding/test_stochastic.py",),
@@ -225,7 +225,7 @@ MUTATIONS = (
         ("quantizers/test_grid.py",),
     ),
     Mutation(
-        "the offset is added before the scale is multiplied",
+        "choosing codes adds the offset",
         "quantizers/grid.py",
         (("            y = y - offset\n", "            y = y + offset\n"),),
         ("quantizers/test_grid.py",),
@@ -266,7 +266,7 @@ def first_failure(root: Path, tests: tuple[str, ...]) -> str | None:
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return None
-    match = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(\S+)", done.stdout, re.MULTILINE)
+    match = re.search(r"^(?:FAILED|ERROR) (?:tests/)?(.+?)(?: - |$)", done.stdout, re.MULTILINE)
     if done.returncode != 1 and match is None:
         raise SystemExit(f"pytest ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return match[1] if match else "a test that was not named"
