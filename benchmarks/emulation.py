@@ -80,16 +80,14 @@ def measure(x: Tensor, threads: int, count: int, seconds: float) -> list[list[st
     y = torch.empty_like(x)
     quantizers = {spec: lowbit.quantizer(spec) for spec in (*LIMITS, *FURTHER)}
     ways: dict[str, Callable[[], object]] = {"y.copy_(x)": lambda: y.copy_(x)}
-    ways |= {spec: (lambda q=q: lowbit.fake_quantize(x, q, out=y)) for spec, q in quantizers.items() if spec != "hif4"}
+    ways |= {spec: (lambda q=q: lowbit.fake_quantize(x, q, out=y)) for spec, q in quantizers.items()}
     taken = rounds(ways, count, seconds)
-    taken["hif4"] = rounds({"hif4": lambda: lowbit.fake_quantize(x, quantizers["hif4"], out=y)}, 3, 5)["hif4"]
     copy = taken["y.copy_(x)"]
     base, least = statistics.median(copy), min(copy)
     rows = []
     for spec, times in taken.items():
         middle, shortest = statistics.median(times), min(times)
-        # medians of the ratios within a round: what slows a round down slows its copy down too
-        limit = LIMITS[spec][base < 3.0] if spec in LIMITS else None
+        limit = LIMITS[spec][base < 3.0] if spec in LIMITS and threads == 2 and x.dtype == torch.float32 else None
         verdict = "" if limit is None else f"{limit:.1f} {'kept' if middle / base <= limit else 'missed'}"
         nanoseconds = 1e6 * shortest / x.numel()
         times = [f"{middle:.2f}", f"{middle / base:.2f}", f"{shortest:.2f}", f"{shortest / least:.2f}", f"{nanoseconds:.3f}"]
@@ -142,16 +140,20 @@ def main() -> None:
         "# Emulation against a copy",
         f"{facts['model']}, {facts['cores_allowed']} cores, Python {platform.python_version()}, torch {torch.__version__}, "
         f"kernels {target['target'] if target else 'reference'}; 4096 x 4096 elements, `out=` given, interleaved rounds of one process. "
-        "Written by `python benchmarks/emulation.py`. The limits are in copies: twice, three and four times where memory is busy, "
+        "Written by `python benchmarks/emulation.py`. The limits are in copies, for float32 and 2 threads: "
+        "twice, three and four times where memory is busy, "
         "half as much again where the copy takes under 3 ms. Other work on the machine meets the copy and the rest alike, but not every "
         "round equally: the minima say what the code takes, the medians what was seen.",
     ]
     for name, data, counts in (("float32", x, (2, 1)), ("bfloat16", x.bfloat16(), (2, 1))):
         for threads in counts:
             seconds, count = (5.0, 7) if arguments.quick else (arguments.seconds, arguments.rounds)
+            wall, used = time.perf_counter(), time.process_time()
             text = table(head, measure(data, threads, count, seconds))
-            parts += [f"## {name} in and out, {threads} thread{'s' * (threads > 1)}", text]
-            print(parts[-2], text, sep="\n\n", flush=True)
+            got = (time.process_time() - used) / (time.perf_counter() - wall)
+            shared = f"The process got {got:.2f} of {threads} cores; the rest was taken by other work on the machine."
+            parts += [f"## {name} in and out, {threads} thread{'s' * (threads > 1)}", shared, text]
+            print(*parts[-3:], sep="\n\n", flush=True)
     if arguments.quick:
         return
     rows = measure_peers(x, 2, 6.0)

@@ -16,9 +16,13 @@ namespace {
 
 using Address = uintptr_t;
 
+// Counted up with every change of what is below; kernels/op.py names the one that the Python files need.
+constexpr int INTERFACE = 1;
+
 // A Codec with the arrays that it points to.
 struct OwnCodec : Codec {
   std::vector<uint32_t> bucket_array, code_array, value_array;
+  std::vector<uint16_t> upper_array, lower_array;
   std::vector<float> cut_array, number_array;
   OwnCodec() : Codec{} {}
   OwnCodec(const OwnCodec&) = delete;
@@ -64,6 +68,7 @@ void run_job(const OwnCodec* codec, const OwnCodec* scale_codec, Address x, int 
 
 NB_MODULE(_cpu, m) {
   m.doc() = "Kernels of lowbit for CPUs";
+  m.attr("interface") = INTERFACE;
   nb::class_<OwnCodec> codec(m, "Codec");
   codec.def(nb::init<>());
 #define LOWBIT_NUMBER(name) codec.def_prop_rw(#name, [](const OwnCodec& c) { return c.name; }, [](OwnCodec& c, decltype(Codec::name) v) { c.name = v; });
@@ -79,7 +84,7 @@ NB_MODULE(_cpu, m) {
 #define LOWBIT_ARRAY(field, array, least) \
   codec.def("set_" #field, [](OwnCodec& c, const nb::bytes& v) { fill(c.array, v, least); c.field = c.array.data(); });
   LOWBIT_ARRAY(buckets, bucket_array, 1) LOWBIT_ARRAY(cuts, cut_array, 512) LOWBIT_ARRAY(rank_value, value_array, 257)
-  LOWBIT_ARRAY(rank_number, number_array, 257) LOWBIT_ARRAY(rank_code, code_array, 257)
+  LOWBIT_ARRAY(rank_number, number_array, 257) LOWBIT_ARRAY(rank_code, code_array, 257) LOWBIT_ARRAY(rank_upper, upper_array, 256) LOWBIT_ARRAY(rank_lower, lower_array, 256)
 #undef LOWBIT_ARRAY
 
   m.def("run", &run_job, nb::arg("codec").none(), nb::arg("scale_codec").none(), nb::arg("x"), nb::arg("x_type"), nb::arg("layout"),

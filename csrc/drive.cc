@@ -22,11 +22,17 @@ struct Buffers {
   alignas(64) float units[5][RUN];
   alignas(64) uint32_t most[RUN];
   alignas(64) float low[RUN], high[RUN], scale[RUN], stored[RUN], zero[RUN];
+  size_t at, count;  // which numbers of this task `in` holds; none when the task begins
 };
 
 Buffers& buffers() {
   static thread_local Buffers own;
   return own;
+}
+
+Buffers& fresh_buffers() {
+  buffers().count = 0;
+  return buffers();
 }
 
 const float* moved(const float* p, size_t by) { return p ? p + by : nullptr; }
@@ -35,10 +41,14 @@ Units moved(const Units& u, size_t by) {
 }
 bool empty(const Units& u) { return !u.scale && !u.zero && !u.offset && !u.negative && !u.inverse; }
 
-const float* source(const Target& t, const void* x, int32_t type, size_t at, size_t n, float* buffer) {
+// numbers at .. at + n - 1 as float32; those that were measured just before are not converted again
+const float* source(const Target& t, const void* x, int32_t type, size_t at, size_t n) {
   if (type == FLOAT32) return (const float*)x + at;
-  t.read(x, type, at, buffer, n);
-  return buffer;
+  Buffers& b = buffers();
+  if (b.at != at || b.count != n) t.read(x, type, at, b.in, n);
+  b.at = at;
+  b.count = n;
+  return b.in;
 }
 
 // the words of elements at .. at + n - 1
@@ -61,7 +71,7 @@ struct Encode {
   bool streamed;
   void operator()(const Units& u, size_t at, size_t n, size_t width) const {
     Buffers& b = buffers();
-    const float* x = source(t, job.x, job.x_type, at, n, b.in);
+    const float* x = source(t, job.x, job.x_type, at, n);
     const uint32_t* noise = words(t, job.noise, at, n, b.noise);
     if (job.codes && job.code_bytes == 1) t.codes8(*job.codec, u, x, (uint8_t*)job.codes + at, n, width, noise);
     if (job.codes && job.code_bytes == 4) t.codes32(*job.codec, u, x, (int32_t*)job.codes + at, n, width, noise);
@@ -173,6 +183,7 @@ template <class Step>
 void with_given(const Step& step, const Layout& layout, const Units& units, int32_t threads) {
   const Strips s(layout, false);
   parallel(s.tasks(), threads, [&](size_t k) {
+    fresh_buffers();
     s.task(k, [&](size_t block, size_t start, size_t rows, size_t first, size_t last) {
       for (size_t r = 0; r < rows; r++) each_run(step, moved(units, block), start + r * s.l.columns, first, last, s.l.block_columns);
     });
@@ -183,7 +194,7 @@ void measure_row(const Target& t, const Job& job, size_t start, size_t first, si
   const size_t step = width <= RUN ? RUN / width * width : RUN;
   for (size_t c = first; c < last; c += step) {
     const size_t n = std::min(step, last - c), block = width <= RUN ? (c - first) / width : 0;
-    const float* x = source(t, job.x, job.x_type, start + c, n, buffers().in);
+    const float* x = source(t, job.x, job.x_type, start + c, n);
     t.measure(x, n, width <= RUN ? width : n, most + block, low ? low + block : nullptr, high ? high + block : nullptr);
   }
 }
@@ -206,8 +217,8 @@ void with_own_blocks(const Target& t, const Job& job, const Encode& step) {
   const bool ranged = job.rule.rule == MINMAX;
   const size_t width = s.l.block_columns, group = width <= RUN ? RUN / width * width : width;
   parallel(s.tasks(), job.threads, [&](size_t k) {
+    Buffers& b = fresh_buffers();
     s.task(k, [&](size_t first_block, size_t start, size_t rows, size_t first, size_t last) {
-      Buffers& b = buffers();
       for (size_t c = first; c < last; c += group) {
         const size_t end = std::min(last, c + group), count = up(end - c, width);
         std::memset(b.most, 0, 4 * count);
@@ -223,6 +234,19 @@ void with_own_blocks(const Target& t, const Job& job, const Encode& step) {
   });
 }
 
+// Blocks of 64 numbers with scales of three levels.
+void with_hifloat4(const Target& t, const Job& job, bool streamed) {
+  const size_t n = job.layout.numel();
+  parallel(up(n, TASK), job.threads, [&](size_t k) {
+    Buffers& b = fresh_buffers();
+    for (size_t at = k * TASK; at < std::min(n, (k + 1) * TASK); at += RUN) {
+      const size_t count = std::min(RUN, n - at);
+      t.hifloat4(*job.codec, *job.scale_codec, job.rule.top, source(t, job.x, job.x_type, at, count), b.out, count);
+      t.write(b.out, job.out, job.out_type, at, count, streamed);
+    }
+  });
+}
+
 // Few long blocks: pieces are measured by all threads, then rounded by all threads.
 void with_long_blocks(const Target& t, const Job& job, const Encode& step) {
   const Layout l = job.layout;
@@ -231,6 +255,7 @@ void with_long_blocks(const Target& t, const Job& job, const Encode& step) {
   std::vector<uint32_t> most(count * pieces);
   std::vector<float> low(count * pieces), high(count * pieces), scale(count), stored(count), zero(count);
   parallel(count * pieces, job.threads, [&](size_t k) {
+    fresh_buffers();
     const size_t block = k / pieces, first = (block % blocks) * l.block_columns + (k % pieces) * TASK;
     const size_t last = std::min({l.columns, (block % blocks + 1) * l.block_columns, first + TASK});
     if (first < last)
@@ -254,6 +279,7 @@ void run(const Job& job) {
   const Layout& l = job.layout;
   if (!l.numel()) return;
   const Encode step{t, job, job.out_type == FLOAT32 && l.numel() >= STREAMED};
+  if (job.rule.rule == HIFLOAT4) return with_hifloat4(t, job, step.streamed);
   if (job.rule.rule == NO_RULE) return with_given(step, {1, 1, l.numel(), 1, l.numel()}, Units{}, job.threads);
   if (job.rule.rule == GIVEN) return with_given(step, l, job.given, job.threads);
   const size_t count = l.batch * up(l.rows, l.block_rows) * up(l.columns, l.block_columns);

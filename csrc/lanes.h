@@ -67,6 +67,27 @@ LB_INLINE U pick16(const uint32_t* table, U index) {
 #endif
 }
 
+#if defined(__AVX512BW__)
+constexpr bool PICKS_256 = true;  // quicker than a gather
+#else
+constexpr bool PICKS_256 = false;
+#endif
+
+// words 0 to 255 of a table; what is in the upper halves of the lanes is of no use
+LB_INLINE U pick256(const uint16_t* table, U index) {
+#if defined(__AVX512BW__)
+  const __m512i k = (__m512i)index;
+  __m512i part[4];
+  for (int i = 0; i < 4; i++)
+    part[i] = _mm512_permutex2var_epi16(_mm512_loadu_si512(table + 64 * i), k, _mm512_loadu_si512(table + 64 * i + 32));
+  const __mmask16 bit6 = _mm512_test_epi32_mask(k, _mm512_set1_epi32(64)), bit7 = _mm512_test_epi32_mask(k, _mm512_set1_epi32(128));
+  const __m512i low = _mm512_mask_mov_epi32(part[0], bit6, part[1]), high = _mm512_mask_mov_epi32(part[2], bit6, part[3]);
+  return (U)_mm512_mask_mov_epi32(low, bit7, high);
+#else
+  return index + table[0];  // not called
+#endif
+}
+
 // the upper halves of the 64-bit products of all lanes with a constant
 LB_INLINE U upper_product(U x, uint32_t constant) {
 #if defined(__AVX512F__)

@@ -39,6 +39,7 @@ struct Codec {
   int32_t negative_zero;    // whether negative_zero_code exists and differs
   uint32_t zero_code;
   const uint32_t* rank_value;  // 256 floats as bits: the number of a rank as the format decodes it
+  const uint16_t *rank_upper, *rank_lower;  // 256 values in halves; the lower ones null where all are zero
   const float* rank_number;    // 256 floats: the same with the numbers that would follow the ends (for shares)
   const uint32_t* rank_code;   // 256 codes
   uint32_t last_rank;
@@ -49,11 +50,11 @@ struct Units {
   const float *scale, *zero, *offset, *negative, *inverse;
 };
 
-enum Rule : int32_t { NO_RULE = 0, GIVEN = 1, ABSMAX = 2, POWER_OF_TWO = 3, MINMAX = 4 };
+enum Rule : int32_t { NO_RULE = 0, GIVEN = 1, ABSMAX = 2, POWER_OF_TWO = 3, MINMAX = 4, HIFLOAT4 = 5 };
 
 struct ScaleRule {
   int32_t rule;
-  float top;             // ABSMAX: what the largest magnitude is mapped to
+  float top;             // ABSMAX: what the largest magnitude is mapped to; HIFLOAT4: 1/7 in bfloat16
   int32_t top_exponent;  // POWER_OF_TWO
   uint32_t threshold;    // POWER_OF_TWO: mantissas from here on take the next power
   float steps, low, high;  // MINMAX: levels - 1, the smallest and largest integer
@@ -74,6 +75,7 @@ enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
   /* `most` holds bits of magnitudes, `low` and `high` are null or the range; results are merged with what is there */      \
   X(measure, void, (const float* x, size_t n, size_t width, uint32_t* most, float* low, float* high))                       \
   X(scales, void, (const ScaleRule& r, const uint32_t* most, const float* low, const float* high, float* scale, float* zero, size_t n)) \
+  X(hifloat4, void, (const Codec& element, const Codec& scale, float seventh, const float* x, float* out, size_t n))              \
   X(philox, void, (uint32_t key0, uint32_t key1, uint64_t block, uint32_t* out, size_t blocks))                             \
   X(pack, void, (const uint8_t* codes, uint8_t* out, int bits, size_t count))                                               \
   X(unpack, void, (const uint8_t* data, uint8_t* out, int bits, size_t count))

@@ -170,10 +170,10 @@ def others() -> dict[str, dict[str, Way]]:
         "mxfp4": {"microxcaling's method": lambda x: microxcaling(x, 2, 1, 6.0, 32)},
     }
     try:
-        chop = importlib.import_module("pychop")
-        chop.backend("torch")
-        found["float8_e4m3fn"]["pychop"] = chop.LightChop(exp_bits=4, sig_bits=3, rmode=1, subnormal=True)
-        found.setdefault("bfloat16", {})["pychop"] = chop.LightChop(exp_bits=8, sig_bits=7, rmode=1, subnormal=True)
+        pychop = importlib.import_module("pychop")
+        pychop.backend("torch")
+        found["float8_e4m3fn"]["pychop"] = pychop.Chop(exp_bits=4, sig_bits=3, rmode=1, subnormal=True)
+        found.setdefault("bfloat16", {})["pychop"] = pychop.Chop(exp_bits=8, sig_bits=7, rmode=1, subnormal=True)
     except ModuleNotFoundError:
         pass
     try:

@@ -138,7 +138,10 @@ static void values(const Codec& c, const Units& u, const float* x, float* out, s
     case FIXED: return values_by<Fixed>(c, u, x, out, n, width, noise);
     case FLOAT: return (up ? values_by<Float<true>> : values_by<Float<false>>)(c, u, x, out, n, width, noise);
     case WIDE: return (up ? values_by<Wide<true>> : values_by<Wide<false>>)(c, u, x, out, n, width, noise);
-    case LOOKUP: return (up ? values_by<Table<BucketRank, true>> : values_by<Table<BucketRank, false>>)(c, u, x, out, n, width, noise);
+    case LOOKUP:
+      if (PICKS_256 && c.rank_upper && !up)
+        return (c.rank_lower ? values_by<Table<BucketRankHalves, false>> : values_by<Table<BucketRankUpper, false>>)(c, u, x, out, n, width, noise);
+      return (up ? values_by<Table<BucketRank, true>> : values_by<Table<BucketRank, false>>)(c, u, x, out, n, width, noise);
     case SEARCH: return (up ? values_by<Table<SearchRank, true>> : values_by<Table<SearchRank, false>>)(c, u, x, out, n, width, noise);
     default: return (up ? values_by<Table<ShortRank, true>> : values_by<Table<ShortRank, false>>)(c, u, x, out, n, width, noise);
   }

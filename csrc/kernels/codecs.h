@@ -87,6 +87,7 @@ struct Wide {
 
 struct BucketRank {
   LB_INLINE_MEMBER static U pick(const void* table, U k) { return gather((const uint32_t*)table, k); }
+  LB_INLINE_MEMBER static U value(const Codec& c, U k) { return pick(c.rank_value, k); }
   LB_INLINE_MEMBER static U inside(const Codec& c, U magnitude) {
     return smaller(larger(magnitude, all(c.bucket_low)), all(c.bucket_high)) - c.bucket_low;
   }
@@ -99,6 +100,14 @@ struct BucketRank {
     const U rank = select(reached, found >> 8, found) & 255u;
     return select((I)magnitude == 0, all(c.zero_rank), rank);
   }
+};
+
+// with values whose lower halves are zero, and with any; quicker than a gather where PICKS_256
+struct BucketRankUpper : BucketRank {
+  LB_INLINE_MEMBER static U value(const Codec& c, U k) { return pick256(c.rank_upper, k) << 16; }
+};
+struct BucketRankHalves : BucketRank {
+  LB_INLINE_MEMBER static U value(const Codec& c, U k) { return pick256(c.rank_upper, k) << 16 | (pick256(c.rank_lower, k) & 0xffffu); }
 };
 
 // cut points after those of the bucket are above y, so only the step says how many there may be
@@ -116,6 +125,7 @@ struct SearchRank : BucketRank {
 
 struct ShortRank {
   LB_INLINE_MEMBER static U pick(const void* table, U k) { return pick16((const uint32_t*)table, k); }
+  LB_INLINE_MEMBER static U value(const Codec& c, U k) { return pick(c.rank_value, k); }
   LB_INLINE_MEMBER static U of(const Codec& c, F y) {
     U rank = {};
     for (uint32_t step = 8; step; step >>= 1) {
@@ -141,7 +151,7 @@ struct Table {
     return k;
   }
   LB_INLINE_MEMBER F value(F y, U noise) const {
-    U v = Rank::pick(c.rank_value, rank(y, noise));
+    U v = Rank::value(c, rank(y, noise));
     if (c.keep_negative_zero) v = v | (select((I)(v & MAGNITUDE) == 0, bits_of(y), all(0u)) & SIGN);
     return float_of(select(not_a_number(y), by_sign(y, c.nan_value), v));
   }

@@ -1,5 +1,31 @@
 // From the numbers of blocks to their scales; scaling/{absmax,power_of_two,minmax}.py hold the definitions.
 
+#if defined(__AVX512F__)
+// lanes of both in pairs of `distance`: the larger one of a pair of a where the lane's bit is clear, of b where it is set
+template <int distance>
+LB_INLINE U paired(U a, U b) {
+  U first = {}, second = {};
+  for (int i = 0; i < LANES; i++) {
+    first[i] = (uint32_t)(i & distance ? LANES + (i ^ distance) : i);
+    second[i] = (uint32_t)(i & distance ? LANES + i : i ^ distance);
+  }
+  return larger(__builtin_shuffle(a, b, first), __builtin_shuffle(a, b, second));
+}
+
+// the maxima of sixteen blocks of 16 or 32 numbers, one a lane
+LB_INLINE U sixteen_maxima(const float* x, size_t width) {
+  U m[16];
+  for (int i = 0; i < 16; i++) {
+    m[i] = bits_of(load(x + i * width)) & MAGNITUDE;
+    if (width == 32) m[i] = larger(m[i], bits_of(load(x + i * width + 16)) & MAGNITUDE);
+  }
+  for (int i = 0; i < 8; i++) m[i] = paired<1>(m[2 * i], m[2 * i + 1]);
+  for (int i = 0; i < 4; i++) m[i] = paired<2>(m[2 * i], m[2 * i + 1]);
+  for (int i = 0; i < 2; i++) m[i] = paired<4>(m[2 * i], m[2 * i + 1]);
+  return paired<8>(m[0], m[1]);
+}
+#endif
+
 static void measure(const float* x, size_t n, size_t width, uint32_t* most, float* low, float* high) {
   size_t i = 0;
   if (width == 1) {
@@ -13,17 +39,10 @@ static void measure(const float* x, size_t n, size_t width, uint32_t* most, floa
     }
     return;
   }
-  if (width == LANES && !low) {
-    for (; i + LANES <= n; i += LANES) {
-      const uint32_t m = largest_lane(bits_of(load(x + i)) & MAGNITUDE);
-      most[i / LANES] = m > most[i / LANES] ? m : most[i / LANES];
-    }
-  } else if (width == 2 * LANES && !low) {
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-      const uint32_t m = largest_lane(larger(bits_of(load(x + i)) & MAGNITUDE, bits_of(load(x + i + LANES)) & MAGNITUDE));
-      most[i / width] = m > most[i / width] ? m : most[i / width];
-    }
-  }
+#if defined(__AVX512F__)
+  if ((width == 16 || width == 32) && !low)
+    for (; i + 16 * width <= n; i += 16 * width) store(most + i / width, larger(load(most + i / width), sixteen_maxima(x + i, width)));
+#endif
   for (size_t block = i / width; i < n; block++) {
     const size_t end = i + width < n ? i + width : n;
     U m = {}, other = {};

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lowbit import catalog
@@ -82,6 +82,7 @@ def test_stochastic_rounding_takes_a_neighbour(fmt, y, overflow):
 
 @settings(max_examples=60, deadline=None)
 @given(fmt=tables())
+@example(fmt=TableFormat("a next number of 55 bits", (0.0, -1.0, 3.581735577898189e16, 1.0, 2.0, 3.0, math.nan)))
 def test_any_table_passes_the_contract(fmt):
     check_format(fmt, per_check=60)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,6 +85,12 @@ def test_without_the_extension_the_reference_runs_and_it_is_said_once(no_extensi
     assert torch.equal(y, again)
     with backend("cpu"), pytest.raises(NoKernel, match="was not built"):
         lowbit.fake_quantize(x, "mxfp4")
+
+
+def test_an_extension_of_other_sources_is_not_used(no_extension: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lowbit._cpu", SimpleNamespace(interface=0))
+    with pytest.warns(RuntimeWarning, match="built from other sources"):
+        assert extension("lowbit._cpu") is None
 
 
 def test_an_extension_that_fails_to_import_is_not_forgiven(monkeypatch: pytest.MonkeyPatch) -> None:

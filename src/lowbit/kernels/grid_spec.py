@@ -45,14 +45,14 @@ class ScaleRule:
     """How the numbers of a block give its scale (and zero point).
 
     Args:
-        kind: ``none`` is a plain cast.
-        top: absmax: what the largest magnitude is mapped to.
+        kind: ``none`` is a plain cast, ``hifloat4`` three levels of scales for 64 numbers.
+        top: absmax: what the largest magnitude is mapped to. hifloat4: 1/7 in bfloat16.
         top_exponent: power_of_two: floor(log2) of the format's largest number.
         threshold: power_of_two: 23-bit mantissas of the maximum from here on take the next power of two.
         low, high: minmax: the smallest and largest integer of the format.
     """
 
-    kind: Literal["none", "absmax", "power_of_two", "minmax"] = "none"
+    kind: Literal["none", "absmax", "power_of_two", "minmax", "hifloat4"] = "none"
     top: float = 1.0
     top_exponent: int = 0
     threshold: int = 1 << 24

@@ -17,6 +17,9 @@ from lowbit.errors import NoKernel, UnknownName
 #: backend -> the module that it needs; asked in this order, before the reference
 BACKENDS = {"cpu": "lowbit._cpu"}
 
+#: module -> the number of its interface; one that was built from older sources is not used
+INTERFACES = {"lowbit._cpu": 1}
+
 #: the torch code of quantizers/, which takes everything
 REFERENCE = "reference"
 
@@ -43,12 +46,17 @@ def backend(name: str) -> Iterator[None]:
 def extension(module: str) -> ModuleType | None:
     """The compiled module that a backend needs, or None where it was not built, which is said once. A broken one raises."""
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module:
             raise
+        what = "was not built"
+    else:
+        if found.interface == INTERFACES[module]:
+            return found
+        what = f"was built from other sources (interface {found.interface}, not {INTERFACES[module]})"
     warnings.warn(
-        f"{module} was not built: quantizing runs on the torch reference, which is slower. "
+        f"{module} {what}: quantizing runs on the torch reference, which is slower. "
         "With a C++17 compiler `pip install .` in the sources builds it.",
         RuntimeWarning,
         stacklevel=2,
@@ -60,7 +68,7 @@ def extension(module: str) -> ModuleType | None:
 def _kernel(name: str, operation: str) -> ModuleType | str:
     """The kernel's module, or why there is none. Only absence is forgiven: a kernel that fails to import raises."""
     if extension(BACKENDS[name]) is None:
-        return f"{BACKENDS[name]} was not built"
+        return f"{BACKENDS[name]} was not built from these sources"
     return importlib.import_module(f"lowbit.kernels.{name}.{operation}")
 
 

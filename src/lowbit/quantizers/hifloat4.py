@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -11,9 +12,12 @@ from torch import Tensor
 from lowbit.blocks import Blocks
 from lowbit.catalog import register
 from lowbit.formats.hifloat4 import HIF4, hifloat4, one_or_two, scale
+from lowbit.kernels.grid_spec import GridSpec, ScaleRule
 from lowbit.packing import packed_nbytes
 from lowbit.quantizers.grid import Grid, QTensor, unpack_codes
+from lowbit.quantizers.lowering import numbers_of
 from lowbit.quantizers.quantizer import Quantizer
+from lowbit.rounding.ieee754 import nearest_even
 from lowbit.scaling.scaling import amax
 
 #: numbers that share the exponent bit of level 3, of level 2, the scale of level 1
@@ -27,6 +31,15 @@ class HiFloat4(Quantizer):
     L1 = e6m2(bf16(V64 * bf16(1/7)));  r = bf16(1 / L1);  e2 = [V8 * r >= 4];  e3 = [V4 * r / 2**e2 >= 2]
     m  = min(floor(|x| * r / 2**(e2 + e3) * 4 + 1/2), 7) / 4
     """
+
+    @cached_property
+    def lowered(self) -> GridSpec | str:
+        """What kernels are told, or why they cannot be told."""
+        element, stored = numbers_of(hifloat4, nearest_even, "saturate"), numbers_of(scale, nearest_even, "saturate")
+        if isinstance(element, str) or isinstance(stored, str):
+            return f"{element}; {stored}"
+        seventh = float(torch.tensor(1 / 7).bfloat16())
+        return GridSpec(element, Blocks((SIZES[2],)), ScaleRule("hifloat4", top=seventh), stored)
 
     def grid(self, x: Tensor, importance: Tensor | None = None, outer: Grid | None = None) -> Grid:
         """The grid of x; nothing is searched, so importance and outer levels do not matter.

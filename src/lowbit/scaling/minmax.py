@@ -36,6 +36,9 @@ class MinMax(Rule):
     def __call__(self, blocks: Tensor, fmt: Format, importance: Tensor | None = None) -> Affine:
         if fmt.max - fmt.min != fmt.levels - 1 or fmt.min != int(fmt.min):
             raise UnsupportedError(f"minmax needs a format of consecutive integers, {fmt.name} is none; use absmax, or uint4")
+        if blocks.shape[-1] == 0:
+            nothing = blocks.new_zeros(blocks.shape[:-1])
+            return Affine(nothing, zero=nothing)
         low, high = blocks.amin(-1).clamp(max=0), blocks.amax(-1).clamp(min=0)
         scale = step(low, high, fmt.levels - 1)
         zero = (fmt.min - low / scale).round().nan_to_num(0.0, 0.0, 0.0).clamp(fmt.min, fmt.max)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -69,15 +70,19 @@ def _ordinary(grid: Grid, fmt: TableFormat, column: int, rounding: Rounding) -> 
     return table_rounder(fmt, rounding, scale, zero, offset)
 
 
+@lru_cache(maxsize=64)
+def _line(fmt: TableFormat, rounding: Rounding) -> tuple[Tensor, Tensor, float, float]:
+    """The numbers of a format in order, the cut points between them, and both ends."""
+    return torch.tensor(fmt.lines[0].values, dtype=torch.float64).float(), fmt.cutpoints(rounding), fmt.min, fmt.max
+
+
 def table_rounder(fmt: TableFormat, rounding: Rounding, scale: Tensor | None, zero: Tensor | None, offset: Tensor | None) -> RoundColumn:
     """Rounding of a column with one scale (zero, offset) a row.
 
     Shapes:
         scale, zero, offset     (rows,) float32 or None
     """
-    values = torch.tensor(fmt.lines[0].values, dtype=torch.float64).float()
-    cuts = fmt.cutpoints(rounding)
-    low, high = fmt.min, fmt.max
+    values, cuts, low, high = _line(fmt, rounding)
     broken = None if scale is None else scale == 0
     any_zero_scale = broken is not None and bool(broken.any())
 

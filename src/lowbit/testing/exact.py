@@ -82,12 +82,12 @@ class ExactFormat:
         return bool(code & 1) if self.odd is None else self.odd[code]
 
     def after(self, negative: bool) -> Fraction:
-        """The number that would follow the end: the last gap again, or twice the last of three that double."""
+        """The number that would follow the end, as float64 holds it: the last gap again, or twice the last of three that double."""
         if self.next is not None:
             return Fraction(-self.next if negative else self.next)
         last, *others = self.numbers[:3] if negative else self.numbers[:-4:-1]
         doubles = len(others) == 2 and last == 2 * others[0] and others[0] == 2 * others[1]
-        return 2 * last if doubles else 2 * last - others[0]
+        return Fraction(float(2 * last if doubles else 2 * last - others[0]))
 
     def encode(self, y: float, rounding: str = "nearest_even", overflow: str = "saturate") -> int:
         """The code of one number."""

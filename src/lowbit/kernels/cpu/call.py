@@ -14,7 +14,7 @@ from lowbit.kernels.op import extension
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 NO_RULE, GIVEN = 0, 1
-RULES = {"none": NO_RULE, "absmax": 2, "power_of_two": 3, "minmax": 4}
+RULES = {"none": NO_RULE, "absmax": 2, "power_of_two": 3, "minmax": 4, "hifloat4": 5}
 PHILOX, WORDS = 1, 2
 
 #: the rule of units that are given

@@ -76,7 +76,12 @@ def _fill_tables(c: Any, numbers: Numbers) -> None:
     codes = numbers.codes.numpy()
     line = numbers.line.numpy()
     c.set_rank_code(codes.astype(np.uint32).tobytes())
-    c.set_rank_value(np.ascontiguousarray(numbers.decoded.numpy()[codes]).tobytes())
+    values = np.ascontiguousarray(numbers.decoded.numpy()[codes])
+    c.set_rank_value(values.tobytes())
+    if 16 < len(line) <= 256:
+        c.set_rank_upper((_bits(values) >> 16).astype(np.uint16).tobytes())
+        if (_bits(values) & 0xFFFF).any():
+            c.set_rank_lower((_bits(values) & 0xFFFF).astype(np.uint16).tobytes())
     c.set_rank_number(line.astype(np.float32).tobytes())
     c.last_rank = len(line) - 1
     cuts = numbers.cuts.numpy()

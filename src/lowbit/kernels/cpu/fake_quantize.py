@@ -43,7 +43,7 @@ def run(x: Tensor, spec: GridSpec, out: Tensor | None = None, noise: call.Noise 
     assert where is not None
     if isinstance(spec.scale, GridSpec):
         found, zero = scales.run(whole, spec)
-        call.run(whole, spec.numbers, where, call.GIVEN_RULE, units=Units(run(found, spec.scale), zero), out=out, noise=words)
+        call.run(whole, spec.numbers, where, call.GIVEN_RULE, units=Units(run(found, spec.scale, found), zero), out=out, noise=words)
     else:
         call.run(whole, spec.numbers, where, call.rule(spec.rule), scale=call.stored_as(spec), out=out, noise=words)
     return out

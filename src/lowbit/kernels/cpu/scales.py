@@ -12,8 +12,8 @@ from lowbit.kernels.grid_spec import GridSpec, layout
 def refuses(x: Tensor, spec: GridSpec | str) -> str | None:
     if isinstance(spec, str):
         return spec
-    if spec.rule.kind == "none":
-        return "a cast has no scales"
+    if spec.rule.kind in ("none", "hifloat4"):
+        return "a cast has no scales" if spec.rule.kind == "none" else "scales of three levels are not returned"
     if layout(spec.blocks, x.shape) is None:
         return f"blocks {spec.blocks} of a tensor of shape {tuple(x.shape)} are not blocks of rows and columns"
     return call.unfit(x)
@@ -22,8 +22,9 @@ def refuses(x: Tensor, spec: GridSpec | str) -> str | None:
 def run(x: Tensor, spec: GridSpec) -> tuple[Tensor, Tensor | None]:
     """Shapes: both ``blocks.counts(x.shape)``, float32."""
     counts = spec.blocks.counts(x.shape)
-    scale = torch.zeros(counts)
-    zero = torch.zeros(counts) if spec.rule.kind == "minmax" else None
+    make = torch.empty if x.numel() else torch.zeros
+    scale = make(counts)
+    zero = make(counts) if spec.rule.kind == "minmax" else None
     where = layout(spec.blocks, x.shape)
     if x.numel() and where is not None:
         call.run(x.contiguous(), None, where, call.rule(spec.rule), scale_out=scale, zero_out=zero)
