@@ -12,18 +12,18 @@ FRANTAR = Source(
     "Frantar, Ashkboos, Hoefler, Alistarh",
     2022,
     "arXiv:2210.17323",
-    parts="tables 2-4 (OPT and BLOOM at 4 and 3 bits against RTN), section 4 (groups)",
+    parts="section 4 (perplexity of OPT and BLOOM at 4 and 3 bits against RTN, with groups)",
     departs="No record of the literature catalogue. Small models in groups of 64; the paper's are 125M to 175B with one scale a row.",
 )
 FOUR, THREE = "int4 g64", "int3 g64"
-RTN, GPTQ = "rtn", "gptq:order=act"
+RTN, PLAIN, ACT = "rtn", "gptq:order=none", "gptq:order=act"
 
 
 def measure(budget: Budget, progress: ProgressCallback | None = None) -> Figures:
-    """Losses of both solvers at both widths."""
+    """Losses of rounding and of both orders at both widths."""
     figures: Figures = {"losses": []}
-    for subject in subjects(budget, 7.0, figures):
-        figures["losses"] += losses(subject, (FOUR, THREE), (RTN, GPTQ), progress)
+    for subject in subjects(budget, 6.0, figures):
+        figures["losses"] += losses(subject, (FOUR, THREE), (RTN, PLAIN, ACT), progress)
     return figures
 
 
@@ -31,12 +31,13 @@ def judge(figures: Figures) -> Checks:
     """See ``rule``."""
     rows, checks = figures["losses"], {}
     for model, text in pairs(rows):
-        gained = {}
-        for weights in (FOUR, THREE):
-            rtn, gptq = (extra(rows, model=model, text=text, weights=weights, solver=s) for s in (RTN, GPTQ))
-            gained[weights] = rtn - gptq
-            checks[f"{model}, {text}: gptq loses less than rtn at {weights}"] = gptq < rtn
-        checks[f"{model}, {text}: it gains more at {THREE} than at {FOUR}"] = gained[THREE] > gained[FOUR]
+        for solver in (PLAIN, ACT):
+            gained = {}
+            for weights in (FOUR, THREE):
+                rtn, own = (extra(rows, model=model, text=text, weights=weights, solver=s) for s in (RTN, solver))
+                gained[weights] = rtn - own
+                checks[f"{model}, {text}: {solver} loses less than rtn at {weights}"] = own < rtn
+            checks[f"{model}, {text}: {solver} gains more at {THREE} than at {FOUR}"] = gained[THREE] > gained[FOUR]
     return checks
 
 
@@ -44,14 +45,16 @@ gptq = register("claim", "gptq", FRANTAR)(
     Claim(
         statement="Layer by layer with second-order feedback, weights go to 3 and 4 bits with little loss, where rounding to nearest "
         "loses more, much more at 3 bits.",
-        setting="int4 and int3 in symmetric groups of 64, columns in act-order, all linear layers but the output one. Built-in model: "
-        "32 x 512 bytes of the first half of its held-out text, measured on 32,768 bytes of the second. SmolLM2-135M: 8 x 512 tokens "
-        "of the first half of WikiText-2 validation, measured on 2,048 tokens of the second half and of Python's documentation, which "
-        "the calibration does not resemble; its weights come from a 4-bit file, which flatters int4.",
-        rule="For every model and text: the extra loss of gptq is below that of rtn at 4 bits and at 3 bits, and the difference is larger "
-        "at 3.",
+        setting="int4 and int3 in symmetric groups of 64, columns in their own order (as in the paper) and in act-order (as in its later "
+        "code), all linear layers but the output one. Built-in model: 32 x 512 bytes of the first half of its held-out text, measured on "
+        "32,768 bytes of the second. SmolLM2-135M: 8 x 512 tokens of the first half of WikiText-2 validation, measured on 2,048 tokens "
+        "of the second half and of Python's documentation, which the calibration does not resemble; its weights come from a 4-bit "
+        "file, which flatters int4. The rule was widened after a run: act-order alone met it in full; the paper's own order was added "
+        "when a screening had already shown it to lose to rounding on Python's documentation.",
+        rule="For every model, text and order: the extra loss of gptq is below that of rtn at 4 bits and at 3 bits, and the difference is "
+        "larger at 3.",
         least=1.0,
-        minutes=8.0,
+        minutes=7.0,
         measure=measure,
         judge=judge,
     )

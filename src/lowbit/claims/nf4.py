@@ -31,7 +31,7 @@ def measure(budget: Budget, progress: ProgressCallback | None = None) -> Figures
     codes = torch.bincount(quantizer(SINGLE).quantize(x).codes.reshape(-1).long(), minlength=16)
     shares = [{"code": i, "share": round(float(n) / x.numel(), 5)} for i, n in enumerate(codes)]
     figures: Figures = {"relative mse": errors, "use of codes": shares, "losses": []}
-    for subject in subjects(budget, 4.0, figures):
+    for subject in subjects(budget, 2.5, figures):
         figures["losses"] += losses(subject, (SINGLE, DOUBLE, *OTHERS), ("rtn",), progress)
     return figures
 
@@ -60,7 +60,7 @@ nf4 = register("claim", "nf4", QLORA)(
         rule="A smaller relative squared error on normal numbers, and a smaller extra loss on every model and text, than int4, e2m1 and "
         "e3m0; every code used between 1/32 and 1/8 of the time; the extra loss with quantized scales at most 1.05 times that without.",
         least=1.0,
-        minutes=5.0,
+        minutes=3.5,
         measure=measure,
         judge=judge,
     )

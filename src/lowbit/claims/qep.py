@@ -23,7 +23,7 @@ GPTQ, QEP = "gptq:order=act", "qep:inner=(gptq:order=act)"
 def measure(budget: Budget, progress: ProgressCallback | None = None) -> Figures:
     """Losses with and without the correction at 3 and 2 bits."""
     figures: Figures = {"losses": []}
-    for subject in subjects(budget, 10.0, figures):
+    for subject in subjects(budget, 8.0, figures):
         figures["losses"] += losses(subject, (THREE, TWO), (GPTQ, QEP), progress)
     return figures
 
@@ -49,7 +49,7 @@ qep = register("claim", "qep", ARAI)(
         rule="For every model and text: the extra loss with the correction is below that without, at 3 bits and at 2 bits, and the "
         "difference is larger at 2.",
         least=1.5,
-        minutes=12.0,
+        minutes=10.0,
         measure=measure,
         judge=judge,
     )

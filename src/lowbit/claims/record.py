@@ -136,12 +136,12 @@ def claims_page(claims: Iterable[Entry], folder: Path) -> str:
     lines = [
         "# Claims",
         "",
-        "What sources state, tried here by experiments that can fail. The rules that turn figures into a verdict stand in the code and "
-        "were written before the runs. `lowbit check NAME` repeats one.",
+        "What sources state, tried here by experiments that can fail. The rules that turn figures into a verdict stand in the code; where "
+        "a rule was changed after a run, the setting says so. `lowbit check NAME` repeats one.",
         "",
         *_table([
             {"claim": f"[{e.name}](#{e.name})", "source": f"{e.source.authors} {e.source.year}", "verdict": _verdict(found.get(e.name)),
-             "what was found": found[e.name].text if e.name in found else ""}
+             "what was found": found[e.name].text.partition(";")[0] if e.name in found else ""}
             for e in entries
         ]),
     ]  # fmt: skip
