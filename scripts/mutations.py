@@ -10,6 +10,7 @@ caught it. Exits with 1 if one survives, or if a test fails without any mutation
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import shutil
@@ -21,6 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+#: runs pytest on the package in the folder named first; an editable installation would put its own finder before every path
+HERE_ONLY = """
+import sys, pytest
+sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in type(f).__module__]
+import lowbit
+if not lowbit.__file__.startswith(sys.argv[1]):
+    sys.exit(f"the tests would run on {lowbit.__file__}, which holds no mutation")
+sys.exit(pytest.main(sys.argv[2:]))
+"""
 
 
 @dataclass(frozen=True)
@@ -241,6 +252,9 @@ def copy_to(target: Path) -> None:
             shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
         else:
             shutil.copy(source, target / name)
+    extension = importlib.util.find_spec("lowbit._cpu")
+    if extension is not None and extension.origin is not None:
+        shutil.copy(extension.origin, target / "src" / "lowbit")
 
 
 def plant(package: Path, mutation: Mutation) -> str:
@@ -262,7 +276,8 @@ def plant(package: Path, mutation: Mutation) -> str:
 def first_failure(root: Path, tests: tuple[str, ...]) -> str | None:
     """The first test that fails there, or None; a file that cannot even be imported counts by its name."""
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(root / "src")}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", *(f"tests/{t}" for t in tests)]
+    options = ["-x", "-q", "--no-header", "-p", "no:cacheprovider", *(f"tests/{t}" for t in tests)]
+    command = [sys.executable, "-c", HERE_ONLY, str(root / "src" / "lowbit"), *options]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return None

@@ -17,8 +17,9 @@ from lowbit.models.llama import Llama, LlamaConfig
 from lowbit.philox import Key
 from lowbit.progress import Progress
 from lowbit.quantizers.spec import quantizer
-from lowbit.recipes.calibrate import Finished, Source, calibrate, units
+from lowbit.recipes.calibrate import Finished, calibrate, units
 from lowbit.recipes.plan import Plan, plan
+from lowbit.recipes.walk import Source
 from lowbit.solvers.gptq import GPTQ
 from lowbit.solvers.qep import QEP
 from lowbit.solvers.solver import Solver

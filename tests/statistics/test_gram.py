@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lowbit.errors import DataError, NonFiniteError
-from lowbit.statistics.gram import Cross, Gram, product
+from lowbit.statistics.gram import PANEL, Cross, Gram
 
 
 @pytest.fixture(autouse=True)
@@ -74,14 +74,27 @@ def test_low_precision_inputs_are_multiplied_in_float32() -> None:
         assert torch.equal(fed(Gram(), [small]).value(), fed(Gram(), [small.float()]).value())
 
 
-@pytest.mark.parametrize("n", [96, 300])
-def test_the_number_of_threads_changes_no_byte(n: int) -> None:
-    data = sequences(3, 200, n)
+@pytest.mark.parametrize("kind", [Gram, Cross])
+@pytest.mark.parametrize(("n", "tokens"), [(16, 512), (96, 200), (128, 2048), (300, 1100), (2 * PANEL, 700), (3 * PANEL - 1, 530)])
+def test_the_number_of_threads_changes_no_byte(n: int, tokens: int, kind: type[Gram]) -> None:
+    """Also for long sequences, where one product of torch over all tokens would depend on it."""
+    data, exactly = sequences(2, tokens, n), sequences(2, tokens, n, 7)
     found = []
-    for count in (1, 2):
+    for count in (1, 2, 3):
         torch.set_num_threads(count)
-        found.append(fed(Gram(), data).value().clone())
-    assert torch.equal(*found)
+        found.append(fed(kind(), data, exactly).value().clone())
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("n", [PANEL - 1, 2 * PANEL - 1, 2 * PANEL, 3 * PANEL + 5])
+def test_both_halves_of_a_large_gram_matrix_are_there(n: int) -> None:
+    data = sequences(2, 20, n)
+    gram = fed(Gram(), data[:1])
+    gram.value()
+    fed(gram, data[1:])  # what was mirrored before does not count twice
+    exact = sum(x.double().mT @ x.double() for x in data)
+    assert torch.equal(gram.value(), gram.value().mT)
+    torch.testing.assert_close(gram.value(), exact, rtol=1e-4, atol=1e-3 * float(exact.abs().max()))
 
 
 def test_merging_is_going_on() -> None:
@@ -128,7 +141,7 @@ def test_numbers_that_are_not_finite_are_counted(bad: float) -> None:
 
 def test_a_square_that_overflows_is_refused() -> None:
     with pytest.raises(NonFiniteError, match="hold 0 NaN or Inf, or their squares overflow"):
-        product(torch.full((2, 2), 1e30), torch.full((2, 2), 1e30))
+        Gram().update(torch.full((2, 2), 1e30))
 
 
 def test_nothing_seen_is_an_error() -> None:

@@ -66,10 +66,12 @@ def run(
     opened = open_model(model, device, dtype) if limit is None else Streamed.open(model, DTYPES[dtype or "float32"])
     made = plan(opened.module, weights, method, activations=activations, override=special, **patterns)
     source = calibration_source(opened, [method], calibrate or (), sequences, length)
-    spill = False
+    spill, room = False, None
     if limit is not None:
         hidden = int(opened.module.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
-        spill = spill_under(limit, need(opened.module, made, len(source.samples), length, hidden, streamed=True))
+        needed = need(opened.module, made, len(source.samples), length, hidden, streamed=True)
+        spill = spill_under(limit, needed)
+        room = (limit - needed.total(spill)) // 2
     else:
         check_finite(made.layers)
     console.print(_plan_table(made)) if dry_run else print(_summary(made))
@@ -83,7 +85,7 @@ def run(
         before = evaluate(opened, texts, keep_reference=True, progress=progress, **options) if texts else None
         with unfinished(output):
             manifest, done = quantize_restartably(
-                opened, made, output, source, seed=seed, shard_bytes=shard_bytes, progress=progress, spill=spill
+                opened, made, output, source, seed=seed, shard_bytes=shard_bytes, progress=progress, spill=spill, room=room
             )
         reference = None if before is None else before.reference
         after = evaluate(opened, texts, reference=reference, progress=progress, **options) if texts else None

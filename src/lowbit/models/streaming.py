@@ -73,11 +73,11 @@ class Streamed(HuggingFace):
         return sum(path.stat().st_size for path in set(self.places.values()))
 
     @contextmanager
-    def resident(self, name: str) -> Iterator[None]:
-        """The parameters of a block are in memory inside; ``""`` stands for all outside the blocks but the output layer."""
+    def resident(self, name: str, head: bool = False) -> Iterator[None]:
+        """The parameters of a block are in memory inside; ``""`` stands for all outside the blocks, the output layer only with ``head``."""
         loaded = []
-        head = self._head()
-        kept_away = set() if head is None else {id(p) for p in head.parameters()}
+        last = None if head else self._head()
+        kept_away = set() if last is None else {id(p) for p in last.parameters()}
         table = self._table()
         kept_away -= set() if table is None else {id(p) for p in table.parameters()}
         for full, parameter in list(self.module.named_parameters()):

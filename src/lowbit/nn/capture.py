@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +132,43 @@ def product_inputs(block: nn.Module, product: nn.Module, run: Callable[[], objec
     if not seen:
         raise UnsupportedError("the product is not reached by a forward pass of its block")
     return seen[0]
+
+
+def several_inputs(products: Mapping[str, nn.Module], run: Callable[[], Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """The inputs of several products as matrices, where they are reached and have one, and the result of the pass."""
+    seen: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Callable[..., None]:
+        def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
+            with suppress(UnsupportedError):  # who asks for this input is told then
+                seen.setdefault(name, as_matrix(module, args[0]))
+
+        return keep
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, product in products.items():
+            hooks.enter_context(_hooked(product.register_forward_pre_hook(hook(name))))
+        out = run()
+    return seen, out
+
+
+def with_last(blocks: Sequence[nn.Module], hidden: Tensor, forward: Callable[[Any], object], sample: Any, in_tuple: bool) -> object:
+    """Run the model around its blocks: each hands on its input, the last one gives ``hidden``."""
+
+    def passing(last: bool) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            out = hidden.clone() if last else _hidden(args, kwargs)
+            return (out,) if in_tuple else out
+
+        return run
+
+    for block in blocks:
+        block.forward = passing(block is blocks[-1])  # type: ignore[method-assign]
+    try:
+        return forward(sample)
+    finally:
+        for block in blocks:
+            del block.forward
 
 
 def as_matrix(layer: nn.Module, x: Tensor) -> Tensor:

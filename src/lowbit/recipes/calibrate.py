@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,15 @@ from torch import Tensor, nn
 
 from lowbit import catalog
 from lowbit.errors import LowbitError, NonFiniteError, UnsupportedError
-from lowbit.nn.capture import Call, calls, first_inputs, of_one_matrix, product_inputs, returns_tuple
+from lowbit.nn.capture import of_one_matrix
 from lowbit.nn.graph import block_names, discover
+from lowbit.nn.replay import available_bytes
 from lowbit.philox import Key
 from lowbit.progress import Progress, ProgressCallback
 from lowbit.quantizers.weight import Weight
 from lowbit.recipes.plan import LayerPlan, Plan, check_finite
 from lowbit.recipes.solved import Solved, relative_error
-from lowbit.recipes.stream import Stream
+from lowbit.recipes.walk import Passes, Resident, Source, Walk, always
 from lowbit.solvers.rtn import RTN
 from lowbit.statistics.statistic import Statistic
 
@@ -58,23 +58,8 @@ class Finished:
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Source:
-    """The data and how to run the model on it.
-
-    Args:
-        samples: one sequence (or image) each; run one at a time, in this order.
-        forward: runs the whole model on one sample.
-    """
-
-    samples: Sequence[Any]
-    forward: Callable[[Any], object]
-
-
 #: unit -> its weights by layer, if they are known from an earlier run
 Known = Callable[[Unit], Mapping[str, Weight] | None]
-#: makes the parameters of a module available inside (a no-op for models in memory)
-Resident = Callable[[str], Any]
 
 
 def units(module: nn.Module, made: Plan) -> list[Unit]:
@@ -102,6 +87,7 @@ def calibrate(
     known: Known | None = None,
     resident: Resident | None = None,
     spill: Path | None = None,
+    room: int | None = None,
 ) -> Iterator[Finished]:
     """Solve the units of a plan in order. When a unit is yielded its layers hold their quantized numbers (dense).
 
@@ -110,112 +96,75 @@ def calibrate(
 
     Args:
         known: weights of units that an earlier run finished; they are put in place without solving.
-        resident: context manager that holds a block's parameters in memory.
+        resident: context manager that holds a block's parameters in memory; None for models that are there.
         spill: keep hidden states in files in this folder instead of in memory.
+        room: bytes for results inside a block that are kept while its products are replaced, which saves running it several times; by
+            default half of what the system has left. The bytes of the result do not depend on it.
 
     Raises:
         NonFiniteError: weights, calibration inputs or a block's outputs that are not finite; names the place.
         UnsupportedError: the model cannot be run block by block.
     """
-    hold = resident or _always
+    hold = resident or always
+    space = available_bytes() // 2 if room is None else room
     todo = units(module, made)
     names = [u.name for u in todo if u.name]
-    walk = _Walk(module, names, source, "cross" in made.solver.needs, hold, spill) if names and made.solver.needs else None
+    two = "cross" in made.solver.needs
+    walk = Walk(module, names, source, two, hold, spill) if names and made.solver.needs else None
     for unit in todo:
         started = time.perf_counter()
         if progress is not None:
             progress(Progress("quantize", unit.index, len(todo), unit.name or "outside the blocks"))
-        with hold(unit.name):
+        with hold(unit.name, head=not unit.name):
             before = None if known is None else known(unit)
             check_finite(unit.layers)
             done = Finished(unit, [])
-            two = walk is not None and walk.exact is not None
-            originals = {p.name: _weight(p).data for p in unit.layers} if two else {}
+            originals: dict[str, Tensor] = {p.name: p.target.module.weight.data for p in unit.layers} if two else {}  # type: ignore[misc]
+            passes = None
             if before is not None:
                 for layer in unit.layers:
                     W, Q = layer.target.matrix, before[layer.name].dequantize()
                     done.solved.append(Solved(layer, before[layer.name], relative_error(W, Q)))
                     _put_dense(layer, Q)
+            elif not made.solver.needs:
+                for layer in unit.layers:
+                    _solve_layer(layer, made, {}, seed, done)
             else:
-                _solve_unit(module, unit, made, source, walk, originals, seed, done)
+                passes = _passes(module, unit, source, walk, originals, space, streamed=resident is not None)
+                _solve_unit(unit, made, passes, seed, done)
             if walk is not None and unit.name:
-                walk.advance(unit, originals)
+                (passes or _passes(module, unit, source, walk, originals, 0)).end(walk, unit.name)
+            passes = None
             done.seconds = time.perf_counter() - started
             yield done
     if progress is not None:
         progress(Progress("quantize", len(todo), len(todo)))
 
 
-class _Walk:
-    """The hidden states of all sequences, moved from block to block; one stream, or two side by side."""
-
-    def __init__(self, module: nn.Module, names: list[str], source: Source, two: bool, hold: Resident, spill: Path | None):
-        self.blocks = {name: module.get_submodule(name) for name in names}
-        first = next(iter(self.blocks.values()))
-        sample = source.samples[0]
-        with hold(names[0]), hold(""):
-            in_tuple = returns_tuple(first, source.forward, sample)
-            found = calls(list(self.blocks.values()), source.forward, sample, in_tuple)
-            self.calls: dict[str, Call] = dict(zip(names, found, strict=True))
-            start = first_inputs(first, source.forward, sample)
-            self.quantized = Stream(len(source.samples), start.shape, start.dtype, spill)
-            for i, each in enumerate(source.samples):
-                hidden = first_inputs(first, source.forward, each)
-                if hidden.shape != start.shape:
-                    raise UnsupportedError(
-                        f"calibration sequence {i} gives a hidden state {tuple(hidden.shape)}, the first one {tuple(start.shape)}; "
-                        "use one length"
-                    )
-                self.quantized[i] = hidden
-        self.exact = Stream.like(self.quantized, spill) if two else None
-
-    def run(self, name: str, i: int, exact: bool = False) -> Tensor:
-        stream = self.exact if exact else self.quantized
-        assert stream is not None
-        return self.calls[name].run(self.blocks[name], stream[i])
-
-    def advance(self, unit: Unit, originals: Mapping[str, Tensor]) -> None:
-        """Move both streams through a finished block."""
-        for i in range(self.quantized.count):
-            if self.exact is not None:
-                with originals_in(unit.layers, originals):
-                    self.exact[i] = self.run(unit.name, i, exact=True)
-            out = self.run(unit.name, i)
-            if not bool(torch.isfinite(out).all()):
-                raise NonFiniteError(f"the output of block {unit.name} is not finite for calibration sequence {i}; finished blocks stay")
-            self.quantized[i] = out
-
-
-def _solve_unit(
-    module: nn.Module,
-    unit: Unit,
-    made: Plan,
-    source: Source,
-    walk: _Walk | None,
-    originals: Mapping[str, Tensor],
-    seed: int,
-    done: Finished,
-) -> None:
-    if not made.solver.needs:
-        for layer in unit.layers:
-            _solve_layer(layer, made, {}, seed, done)
-        return
-    block = module.get_submodule(unit.name)
+def _passes(
+    module: nn.Module, unit: Unit, source: Source, walk: Walk | None, originals: Mapping[str, Tensor], room: int, streamed: bool = False
+) -> Passes:
+    """How the unit is run: its block on the streams, or the model on the samples for what lies outside of the blocks."""
     prefix = unit.name + "." if unit.name else ""
-    inside = walk is not None and bool(unit.name)
+    layers = {p.name.removeprefix(prefix): p for p in unit.layers}
 
     def run(i: int, exact: bool = False) -> object:
-        if inside:
-            assert walk is not None
+        if walk is not None and unit.name:
             return walk.run(unit.name, i, exact)
-        return source.forward(source.samples[i])
+        return source.forward(source.samples[i]) if walk is None or not streamed else walk.run_outside(i)
 
-    graph = discover(block, lambda: run(0))
-    layers = {p.name.removeprefix(prefix): p for p in unit.layers}
+    inside = walk is not None and bool(unit.name)
+    return Passes(module.get_submodule(unit.name), run, layers, len(source.samples), room, originals, bool(originals) and inside)
+
+
+def _solve_unit(unit: Unit, made: Plan, passes: Passes, seed: int, done: Finished) -> None:
+    block, layers = passes.block, passes.layers
+    graph = discover(block, lambda: passes.run(0))
     able = graph.groups(layers.keys() - graph.unsure.keys())
     groups = [group for shared in able for group in of_one_matrix(block, shared)]
+    passes.record([group[0] for group in groups])
     for group in groups:
-        stats, tokens, reason = _collect(made, unit, block, group[0], len(source.samples), run, originals, inside)
+        stats, tokens, reason = _collect(made, unit, passes, group[0])
         for name in group:
             layer = layers[name]
             if stats is None:
@@ -226,38 +175,29 @@ def _solve_unit(
                     "use more sequences or a larger damping"
                 )
             _solve_layer(layer, made, stats, seed, done)
-    for name in sorted(layers.keys() - {n for group in groups for n in group}):
+        passes.replay.settle(group)
+    left = sorted(layers.keys() - {n for group in groups for n in group})
+    for name in left:
         done.warnings.append(f"{layers[name].name}: {graph.unsure.get(name, 'it did not run')}; rounded to nearest")
         _solve_layer(layers[name], made, None, seed, done)
+    if left:  # they may run before what has been kept
+        passes.replay.forget()
+        passes.replay.settle(left)
     order = {p.name: i for i, p in enumerate(unit.layers)}
     done.solved.sort(key=lambda s: order[s.layer.name])
 
 
-def _collect(
-    made: Plan,
-    unit: Unit,
-    block: nn.Module,
-    first: str,
-    samples: int,
-    run: Callable[..., object],
-    originals: Mapping[str, Tensor],
-    inside: bool,
-) -> tuple[dict[str, Tensor] | None, int, str]:
+def _collect(made: Plan, unit: Unit, passes: Passes, first: str) -> tuple[dict[str, Tensor] | None, int, str]:
     """The statistics of one input, over all sequences; None and the reason where that input cannot be collected."""
-    product = block.get_submodule(first)
-    if isinstance(product, nn.Embedding):
+    if isinstance(passes.block.get_submodule(first), nn.Embedding):
         return None, 0, "the rows of an embedding have no input"
     statistics: dict[str, Statistic] = {name: catalog.find("statistic", name)() for name in made.solver.needs}
+    if "cross" in statistics and not passes.exact:
+        return None, 0, "there is no full-precision stream outside the blocks"
     tokens = 0
-    for i in range(samples):
-        reference = None
+    for i in range(passes.count):
         try:
-            if "cross" in statistics:
-                if not inside:
-                    return None, 0, "there is no full-precision stream outside the blocks"
-                with originals_in(unit.layers, originals):
-                    reference = product_inputs(block, product, lambda i=i: run(i, True))  # type: ignore[misc]
-            x = product_inputs(block, product, lambda i=i: run(i))  # type: ignore[misc]
+            x, reference = passes.inputs(first, i)
         except UnsupportedError as error:
             return None, 0, str(error)
         for statistic in statistics.values():
@@ -297,29 +237,8 @@ def output_error(W: Tensor, Q: Tensor, H: Tensor | None) -> float | None:
     return lost / max(whole, 1e-300)
 
 
-def _weight(layer: LayerPlan) -> Any:
-    return layer.target.module.weight
-
-
 def _put_dense(layer: LayerPlan, Q: Tensor) -> None:
     """A parameter of its own: what was tied to the old one keeps the old numbers."""
-    old, module = _weight(layer), layer.target.module
+    module: Any = layer.target.module
+    old = module.weight
     module.weight = nn.Parameter(Q.reshape(old.shape).to(old.dtype), requires_grad=old.requires_grad)
-
-
-@contextmanager
-def originals_in(layers: Sequence[LayerPlan], originals: Mapping[str, Tensor]) -> Iterator[None]:
-    """The layers hold their original weights inside."""
-    current = {p.name: _weight(p).data for p in layers}
-    for p in layers:
-        _weight(p).data = originals[p.name]
-    try:
-        yield
-    finally:
-        for p in layers:
-            _weight(p).data = current[p.name]
-
-
-@contextmanager
-def _always(name: str) -> Iterator[None]:
-    yield

@@ -9,7 +9,7 @@ from torch import Tensor
 from lowbit.data.text import Text, load_text
 from lowbit.errors import DataError
 from lowbit.models.model import LanguageModel
-from lowbit.recipes.calibrate import Source
+from lowbit.recipes.walk import Source
 from lowbit.solvers.solver import Solver
 from lowbit.solvers.solver import text as solver_text
 

@@ -13,9 +13,10 @@ from lowbit.nn.packed import PackedWeight, keep_dense
 from lowbit.nn.replace import IGNORE, ONLY, packed_module, put
 from lowbit.progress import ProgressCallback
 from lowbit.quantizers.quantizer import Quantizer
-from lowbit.recipes.calibrate import Source, calibrate
+from lowbit.recipes.calibrate import calibrate
 from lowbit.recipes.calibration_data import calibration_source
 from lowbit.recipes.plan import plan
+from lowbit.recipes.walk import Source
 from lowbit.solvers.solver import Solver
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ from lowbit.nn.packed import PackedWeight, keep_dense
 from lowbit.nn.replace import packed_module, put
 from lowbit.progress import ProgressCallback
 from lowbit.quantizers.weight import Weight
-from lowbit.recipes.calibrate import Finished, Source, Unit, calibrate
+from lowbit.recipes.calibrate import Finished, Unit, calibrate
 from lowbit.recipes.export import finish, finish_assets, write_packed
 from lowbit.recipes.plan import Plan
 from lowbit.recipes.solved import Solved
+from lowbit.recipes.walk import Source
 
 RUN = "run.json"
 HALF_WRITTEN = re.compile(r"\.(run|unit-\d+|lowbit)\.json\.\d+\.part|\.model-\d+\.safetensors\.\d+\.part")
@@ -71,6 +72,7 @@ def quantize_restartably(
     shard_bytes: int = 1 << 30,
     progress: ProgressCallback | None = None,
     spill: bool = False,
+    room: int | None = None,
 ) -> tuple[Manifest, list[Finished]]:
     """Run a plan, unit by unit, into a checkpoint folder; a folder with an unfinished run of the same inputs is gone on with.
 
@@ -78,6 +80,7 @@ def quantize_restartably(
         source: calibration data; None for methods that need none.
         shard_bytes: of the shards that hold what is not quantized; quantized blocks have a shard each.
         spill: keep hidden states in files in the folder.
+        room: see ``calibrate``.
 
     Raises:
         OutputError: the folder holds something else, or cannot be written; finished units stay.
@@ -87,7 +90,7 @@ def quantize_restartably(
     enter(folder, mark)
     writer = Writer(folder, Manifest(model.kind, model.name, made.recipe() | {"seed": seed}, notes=list(model.notes)), shard_bytes)
     streamed = isinstance(model, Streamed)
-    resident = model.resident if isinstance(model, Streamed) else _in_memory
+    resident = model.resident if isinstance(model, Streamed) else None
     seen = Source((), model.logits) if source is None else source
     finished: dict[int, dict[str, Any]] = {}
     originals: dict[int, dict[str, str]] = {}
@@ -103,7 +106,9 @@ def quantize_restartably(
 
     done: list[Finished] = []
     last = 0
-    run = calibrate(model.module, made, seen, seed=seed, progress=progress, known=known, resident=resident, spill=folder if spill else None)
+    run = calibrate(
+        model.module, made, seen, seed=seed, progress=progress, known=known, resident=resident, spill=folder if spill else None, room=room
+    )
     for each in run:
         last = max(last, each.unit.index + 1)
         if each.unit.index in finished:
@@ -269,7 +274,3 @@ def _figures(solved: Solved) -> dict[str, float]:
     if solved.output_error is not None:
         found["relative output error"] = solved.output_error
     return found
-
-
-def _in_memory(name: str) -> AbstractContextManager[None]:
-    return nullcontext()
