@@ -137,6 +137,34 @@ def test_threads_and_files_change_no_byte(solver: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("solver", ["gptq", "qep"])
+def test_what_is_kept_changes_no_byte(solver: str) -> None:
+    """With room for everything, for some results, and for none."""
+    samples, found = sequences(), []
+    for room in (1 << 30, 60_000, 0):
+        model = llama()
+        calibrated(model, samples, solver, room=room)
+        found.append(model.state_dict())
+    assert all(torch.equal(v, other[k]) for other in found[1:] for k, v in found[0].items())
+
+
+@pytest.mark.parametrize("solver", ["gptq", "qep"])
+def test_a_block_is_run_about_once(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every product is computed once a sequence and stream, and a few times more to find out how the model is built."""
+    samples, model, products = sequences(16), llama(), 0
+    linear = nn.functional.linear
+
+    def counted(*args: Any) -> Tensor:
+        nonlocal products
+        products += 1
+        return linear(*args)
+
+    monkeypatch.setattr(nn.functional, "linear", counted)
+    calibrated(model, samples, solver)
+    streams = 2 if solver == "qep" else 1
+    assert 14 * streams * len(samples) <= products <= 14 * (streams * len(samples) + 4)
+
+
+@pytest.mark.parametrize("solver", ["gptq", "qep"])
 def test_the_model_sees_one_sequence_at_a_time(solver: str) -> None:
     """There is no batch that could change a byte: every product of every pass has one sequence."""
     model, batches = llama(), set()

@@ -19,6 +19,7 @@ from lowbit.checkpoint.layout import MANIFEST, shard_name
 from lowbit.data.text import Text
 from lowbit.errors import OutputError
 from lowbit.models.streaming import Streamed
+from lowbit.nn.replace import IGNORE
 from lowbit.recipes.calibration_data import calibration_source
 from lowbit.recipes.plan import plan
 from lowbit.recipes.restartable import RUN, check_enterable, quantize_restartably, unfinished
@@ -31,10 +32,10 @@ SHAPES = {"num_hidden_layers": 3, "tied": True, "dtype": "bfloat16"}
 def run(llama_folder):
     """Quantize the same model into a folder; ``streamed`` reads its blocks one at a time."""
 
-    def call(folder, weights="nvfp4", solver="rtn", seed=0, streamed=False, **options):
-        path = str(llama_folder(**SHAPES))
+    def call(folder, weights="nvfp4", solver="rtn", seed=0, streamed=False, ignore=IGNORE, tied=True, **options):
+        path = str(llama_folder(**SHAPES | {"tied": tied}))
         model = Streamed.open(path) if streamed else lowbit.open_model(path)
-        made = plan(model.module, weights, solver)
+        made = plan(model.module, weights, solver, ignore=ignore)
         source = calibration_source(model, [made.solver], [WORDS], 4, 32)
         with unfinished(folder):
             return quantize_restartably(model, made, folder, source, seed=seed, **options)[0]
@@ -62,6 +63,15 @@ def test_the_bytes_do_not_depend_on_threads_runs_or_streaming(run, tmp_path, sol
     assert len({m.digest for m in found}) == 1
     assert len({json.dumps(sorted(m.tied.items())) for m in found}) == 1
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
+
+
+@pytest.mark.parametrize("solver", ["rtn", "gptq"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_output_layer_of_a_streamed_model(run, tmp_path, solver, tied):
+    """It lies outside of the blocks and reads what the last of them gives."""
+    found = [run(tmp_path / str(s), "int4 g32", solver, streamed=s, ignore=(), tied=tied) for s in (False, True)]
+    assert "lm_head" in found[0].layers
+    assert found[0].digest == found[1].digest
 
 
 @pytest.mark.parametrize("solver", ["rtn", "gptq"])

@@ -83,15 +83,20 @@ class Streamed(HuggingFace):
         for full, parameter in list(self.module.named_parameters()):
             mine = full.startswith(name + ".") if name else not full.startswith(tuple(b + "." for b in self.blocks))
             if mine and parameter.device.type == "meta" and id(parameter) not in kept_away:
-                self._set(full, nn.Parameter(self.read(full), requires_grad=False))
-                loaded.append(full)
+                here = nn.Parameter(self.read(full), requires_grad=False)
+                names = [full, *(alias for alias, source in self.tied.items() if head and source == full)]
+                for each in names:
+                    self._set(each, here)
+                loaded.append(names)
         try:
             yield
         finally:
-            for full in loaded:
-                current = self._get(full)
-                if current is not None:
-                    self._set(full, nn.Parameter(torch.empty_like(current, device="meta"), requires_grad=False))
+            for names in loaded:
+                current = self._get(names[0])
+                away = None if current is None else nn.Parameter(torch.empty_like(current, device="meta"), requires_grad=False)
+                for each in names:
+                    if away is not None and self._get(each) is not None:
+                        self._set(each, away)
 
     def _get(self, name: str) -> nn.Parameter | None:
         owner, _, leaf = name.rpartition(".")

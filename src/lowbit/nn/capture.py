@@ -82,14 +82,8 @@ def calls(blocks: Sequence[nn.Module], forward: Callable[[Any], object], sample:
 
         return run
 
-    for i, block in enumerate(blocks):
-        block.forward = passing(i, block)  # type: ignore[method-assign]
-    try:
-        with torch.no_grad():
-            forward(sample)
-    finally:
-        for block in blocks:
-            del block.forward
+    with forwards({block: passing(i, block) for i, block in enumerate(blocks)}), torch.no_grad():
+        forward(sample)
     if len(found) != len(blocks):
         raise UnsupportedError(f"a pass reaches {len(found)} of {len(blocks)} blocks")
     return [found[i] for i in range(len(blocks))]
@@ -162,13 +156,23 @@ def with_last(blocks: Sequence[nn.Module], hidden: Tensor, forward: Callable[[An
 
         return run
 
-    for block in blocks:
-        block.forward = passing(block is blocks[-1])  # type: ignore[method-assign]
-    try:
+    with forwards({block: passing(block is blocks[-1]) for block in blocks}):
         return forward(sample)
+
+
+@contextmanager
+def forwards(others: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Modules compute something else inside; afterwards what they did before."""
+    before = {module: vars(module).get("forward") for module in others}
+    for module, forward in others.items():
+        module.forward = forward
+    try:
+        yield
     finally:
-        for block in blocks:
-            del block.forward
+        for module, own in before.items():
+            del module.forward
+            if own is not None:
+                module.forward = own
 
 
 def as_matrix(layer: nn.Module, x: Tensor) -> Tensor:

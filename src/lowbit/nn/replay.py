@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lowbit.nn.capture import forwards
+
 #: a result with the version of each tensor in it, to notice that somebody has worked on it since
 Kept = tuple[Any, tuple[int, ...]]
 
@@ -44,26 +46,19 @@ class Replay:
         self.nbytes = 0
 
     def parts(self) -> list[str]:
-        """The largest settled submodules, those with parameters."""
-        found: list[str] = []
-        for name, module in self.block.named_modules():
-            changes = any(p == name or p.startswith(name + ".") for p in self.pending) if name else bool(self.pending)
-            covered = any(name == f or name.startswith(f + ".") for f in found)
-            if name and not changes and not covered and next(module.parameters(), None) is not None:
-                found.append(name)
-        return found
+        """The settled submodules, those with parameters; also those inside others, which may have been kept before them."""
+        return [
+            name
+            for name, module in self.block.named_modules()
+            if name and next(module.parameters(), None) is not None and not any(f"{p}.".startswith(f"{name}.") for p in self.pending)
+        ]
 
     @contextmanager
     def sample(self, index: int) -> Iterator[None]:
         """Inside, settled parts of the block answer from what they gave for this sample before."""
-        wrapped = [(name, self.block.get_submodule(name)) for name in self.parts()] if self.room else []
-        for name, module in wrapped:
-            module.forward = self._answering(index, name, module)  # type: ignore[method-assign]
-        try:
+        parts = {name: self.block.get_submodule(name) for name in self.parts()} if self.room else {}
+        with forwards({module: self._answering(index, name, module) for name, module in parts.items()}):
             yield
-        finally:
-            for _, module in wrapped:
-                del module.forward
 
     def _answering(self, index: int, name: str, module: nn.Module) -> Callable[..., Any]:
         run, calls = module.forward, 0
