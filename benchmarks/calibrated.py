@@ -1,11 +1,11 @@
 """Data-free and calibrated methods on one real model and two texts: screened on few tokens, the best measured on more.
 
-    python benchmarks/calibrated.py MODEL --results FOLDER [--stage screen|final] [--jobs 1] [--threads 2] [--seconds 3600]
+    python benchmarks/calibrated.py MODEL --results FOLDER [--stage screen|final] [--jobs 1] [--threads 2] [--device cpu]
 
 Each row is one process of its own (`lowbit compare` with one quantizer and one solver), held to --threads cores, so that
 its peak memory is its own. Rows that FOLDER holds already are not run again; no row is started when --seconds are
-nearly over. Calibration: 32 sequences of 512 tokens from the first half of WikiText-2's validation text; measured on
-its second half and on Python's own documentation.
+nearly over. Calibration: 32 sequences of 512 tokens from the first half of WikiText-2's validation text, in some rows half
+of them from the sources of Python's standard library; measured on WikiText's second half and on Python's own documentation.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,14 +22,19 @@ from pathlib import Path
 
 INTEGERS = ("int4 g64", "int3 g64", "int2 g64")
 FLOATS = ("nvfp4", "mxfp4 even")
+WIKITEXT, MIXED = "wikitext2:first", "wikitext2:first,builtin"
+#: quantizer, solver, calibration texts. The hqq rule chooses an offset for integers, so floats have no such row
 ROWS = [
-    *((w, s) for w in (*INTEGERS, *FLOATS) for s in ("rtn", "gptq:order=none", "gptq", "qep:inner=(gptq:order=none)", "qep")),
-    *((f"{w} hqq offset=float16", s) for w in INTEGERS for s in ("rtn", "gptq")),
-    *(("int4 g64 absmax:7.5", s) for s in ("rtn", "gptq", "qep", "gptq:damping=0.1")),
-    ("int4 g64", "gptq:order=group"),
-    ("int4 g64 mse", "gptq"),
-    ("int3 g64 mse", "qep"),
+    *((w, s, WIKITEXT) for w in (*INTEGERS, *FLOATS) for s in ("rtn", "gptq:order=none", "gptq", "qep")),
+    *((f"{w} hqq offset=float16", s, WIKITEXT) for w in INTEGERS for s in ("rtn", "gptq", "qep")),
+    # what may help on text that the calibration does not resemble
+    *(("int4 g64", s, MIXED) for s in ("gptq", "qep")),
+    *(("nvfp4", s, MIXED) for s in ("gptq", "qep")),
+    *(("int4 g64", s, WIKITEXT) for s in ("gptq:damping=0.1", "gptq:damping=1", "qep:inner=(gptq:damping=0.1)", "gptq:order=group")),
+    *((w, s, WIKITEXT) for w in ("int4 g64 mse", "int4 g64 absmax:7.5", "int4 g64 asym", "mxfp4") for s in ("rtn", "gptq", "qep")),
+    *((w, s, WIKITEXT) for w in ("int3 g64 mse", "int3 g64 asym", "int2 g64 asym") for s in ("gptq", "qep")),
 ]
+Row = tuple[str, str, str]
 TOKENS = {"screen": 8192, "final": 40960}
 
 
@@ -40,6 +46,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=TOKENS, default="screen")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--row-seconds", type=float, default=240.0, help="what a row may take at most, for deciding on a last one")
     options = parser.parse_args()
@@ -47,7 +54,7 @@ def main() -> None:
     rows = ROWS if options.stage == "screen" else best(options.results, 12)
     deadline = time.monotonic() + options.seconds
     waiting = [r for r in rows if not place(options.results, options.stage, r).is_file()]
-    running: dict[int, tuple[subprocess.Popen[bytes], tuple[str, str], int]] = {}
+    running: dict[int, tuple[subprocess.Popen[bytes], Row, int]] = {}
     free = list(range(options.jobs))
     while waiting or running:
         while waiting and free and time.monotonic() + options.row_seconds < deadline:
@@ -64,20 +71,20 @@ def main() -> None:
     print(markdown(options.results, options.stage))
 
 
-def place(results: Path, stage: str, row: tuple[str, str]) -> Path:
+def place(results: Path, stage: str, row: Row) -> Path:
     """The file of a row."""
-    name = "_".join(row).replace(" ", "-").replace(":", "-").replace("=", "-").replace("(", "").replace(")", "")
+    name = re.sub(r"[^A-Za-z0-9._]+", "-", "_".join(row))
     return results / f"{stage}_{name}.json"
 
 
-def start(options: argparse.Namespace, row: tuple[str, str], slot: int) -> subprocess.Popen[bytes]:
+def start(options: argparse.Namespace, row: Row, slot: int) -> subprocess.Popen[bytes]:
     """One row as a process on its own cores."""
     cores = range(slot * options.threads, (slot + 1) * options.threads)
     file = place(options.results, options.stage, row)
     command = [
         sys.executable, "-m", "lowbit.cli.main", "compare", options.model, "--weights", row[0], "--solvers", row[1],
-        "--calibrate", "wikitext2:first", "--text", "wikitext2:second", "--text", "pydoc",
-        "--max-tokens", str(TOKENS[options.stage]), "--json", f"{file}.part",
+        *(word for text in row[2].split(",") for word in ("--calibrate", text)), "--text", "wikitext2:second", "--text", "pydoc",
+        "--max-tokens", str(TOKENS[options.stage]), "--device", options.device, "--json", f"{file}.part",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
 
@@ -89,7 +96,7 @@ def start(options: argparse.Namespace, row: tuple[str, str], slot: int) -> subpr
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=pin)
 
 
-def finish(options: argparse.Namespace, row: tuple[str, str], code: int, peak: int) -> None:
+def finish(options: argparse.Namespace, row: Row, code: int, peak: int) -> None:
     """Keep what a row has measured."""
     file = place(options.results, options.stage, row)
     if code != 0:
@@ -107,7 +114,7 @@ def loss(found: dict) -> float:
     return sum(math.log(r) for r in ratios) / len(ratios)
 
 
-def best(results: Path, count: int) -> list[tuple[str, str]]:
+def best(results: Path, count: int) -> list[Row]:
     """The rows with the least loss in the screening."""
     found = [(loss(json.loads(f.read_text())), r) for r in ROWS if (f := place(results, "screen", r)).is_file()]
     return [r for _, r in sorted(found)[:count]]
@@ -123,17 +130,19 @@ def markdown(results: Path, stage: str) -> str:
         f"{stage}: {TOKENS[stage]} tokens of each text at most; original perplexity "
         + ", ".join(f"{t} {v['perplexity']:.3f}" for t, v in original.items()),
         "",
-        "| weights | solver | bits/weight | " + " | ".join(f"{t} (x original) | KL" for t in original) + " | quantize s | peak MB |",
-        "| --- | --- | ---: |" + " ---: | ---: |" * len(original) + " ---: | ---: |",
-    ]
-    for (weights, solver), data in found:
+        "| weights | solver | calibration | bits/weight | " + " | ".join(f"{t} (x original) | KL" for t in original)
+        + " | quantize s | peak MB |",
+        "| --- | --- | --- | ---: |" + " ---: | ---: |" * len(original) + " ---: | ---: |",
+    ]  # fmt: skip
+    for (weights, solver, calibration), data in found:
         row = data["row"]
         cells = []
         for text, was in original.items():
             now = row["texts"][text]
             ratio = (now["perplexity"] or math.inf) / was["perplexity"]
-            cells.append(f"{now['perplexity'] or math.inf:.2f} ({ratio:.3f}) | {now['kl']:.4f}")
-        start = f"| {weights} | {solver} | {row['bits_per_weight']:.3f} | {' | '.join(cells)}"
+            cells.append(f"{now['perplexity'] or math.inf:.4g} ({ratio:.4g}) | {now['kl']:.4f}")
+        data_free = solver == "rtn"
+        start = f"| {weights} | {solver} | {'-' if data_free else calibration} | {row['bits_per_weight']:.3f} | {' | '.join(cells)}"
         lines.append(f"{start} | {row['seconds']:.1f} | {data['peak'] / 1e6:.0f} |")
     return "\n".join(lines)
 

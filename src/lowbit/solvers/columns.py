@@ -71,9 +71,9 @@ def _ordinary(grid: Grid, fmt: TableFormat, column: int, rounding: Rounding) -> 
 
 
 @lru_cache(maxsize=64)
-def _line(fmt: TableFormat, rounding: Rounding) -> tuple[Tensor, Tensor, float, float]:
-    """The numbers of a format in order, the cut points between them, and both ends."""
-    return torch.tensor(fmt.lines[0].values, dtype=torch.float64).float(), fmt.cutpoints(rounding), fmt.min, fmt.max
+def _line(fmt: TableFormat, rounding: Rounding, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The numbers of a format in order, and the cut points between them."""
+    return torch.tensor(fmt.lines[0].values, dtype=torch.float64).float().to(device), fmt.cutpoints(rounding).to(device)
 
 
 def table_rounder(fmt: TableFormat, rounding: Rounding, scale: Tensor | None, zero: Tensor | None, offset: Tensor | None) -> RoundColumn:
@@ -82,7 +82,6 @@ def table_rounder(fmt: TableFormat, rounding: Rounding, scale: Tensor | None, ze
     Shapes:
         scale, zero, offset     (rows,) float32 or None
     """
-    values, cuts, low, high = _line(fmt, rounding)
     broken = None if scale is None else scale == 0
     any_zero_scale = broken is not None and bool(broken.any())
 
@@ -97,11 +96,15 @@ def table_rounder(fmt: TableFormat, rounding: Rounding, scale: Tensor | None, ze
         x = value if scale is None else value * scale
         return x if offset is None else x + offset
 
-    if zero is not None and rounding is nearest_even:
-        return lambda w: restored((units(w).round() + zero).clamp(low, high) - zero)
-    if zero is not None:
+    def nearest(w: Tensor) -> Tensor:
+        values, cuts = _line(fmt, rounding, w.device)
+        return restored(values[torch.bucketize(units(w), cuts, right=True, out_int32=True)])
+
+    if zero is None:
+        return nearest
+    if rounding is not nearest_even:
         raise AssertionError("callers round with a zero point to nearest even")
-    return lambda w: restored(values[torch.bucketize(units(w), cuts, right=True, out_int32=True)])
+    return lambda w: restored((units(w).round() + zero).clamp(fmt.min, fmt.max) - zero)
 
 
 @dataclass

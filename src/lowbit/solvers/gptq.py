@@ -100,7 +100,8 @@ class GPTQ(Solver):
         if self.order == "act":
             return diagonal.argsort(descending=True, stable=True)
         inside = diagonal.reshape(-1, group)
-        columns = inside.argsort(dim=1, descending=True, stable=True) + torch.arange(0, len(diagonal), group)[:, None]
+        starts = torch.arange(0, len(diagonal), group, device=diagonal.device)
+        columns = inside.argsort(dim=1, descending=True, stable=True) + starts[:, None]
         return columns[inside.amax(1).argsort(descending=True, stable=True)].reshape(-1)
 
 
@@ -142,7 +143,7 @@ def inverse_factor(H: Tensor, damping: float, perm: Tensor | None = None) -> Ten
     diagonal = H.diagonal()
     mean = float(diagonal.mean())
     if mean == 0.0:
-        return torch.eye(len(H))
+        return torch.eye(len(H), device=H.device)
     line = diagonal.clone()
     for attempt in range(3):
         raised = torch.where(line == 0, mean, line) + damping * 10**attempt * mean
@@ -195,14 +196,15 @@ class _Sweep:
     def run(self) -> tuple[Tensor, Grid]:
         """Each column as it was when its turn came, and the grid; rounded to nearest they are the result."""
         rows, n = self.W.shape
-        perm = torch.arange(n) if self.perm is None else self.perm
+        perm = torch.arange(n, device=self.W.device) if self.perm is None else self.perm
+        places = perm.tolist()
         work = self.W.mT[perm].contiguous()
         rounder: RoundColumn | None = None
         for start in range(0, n, self.batch):
             end = min(start + self.batch, n)
-            lost = torch.empty(end - start, rows)
+            lost = work.new_empty(end - start, rows)
             for j in range(start, end):
-                column = int(perm[j])
+                column = places[j]
                 if self.fits is not None and j % self.group == 0:
                     rounder = self._next_group(work, lost, start, j, column // self.group)
                 elif self.fits is None:
