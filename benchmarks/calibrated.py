@@ -28,11 +28,12 @@ ROWS = [
     *((w, s, WIKITEXT) for w in (*INTEGERS, *FLOATS) for s in ("rtn", "gptq:order=none", "gptq", "qep")),
     *((f"{w} hqq offset=float16", s, WIKITEXT) for w in INTEGERS for s in ("rtn", "gptq", "qep")),
     # what may help on text that the calibration does not resemble
-    *(("int4 g64", s, MIXED) for s in ("gptq", "qep")),
-    *(("nvfp4", s, MIXED) for s in ("gptq", "qep")),
-    *(("int4 g64", s, WIKITEXT) for s in ("gptq:damping=0.1", "gptq:damping=1", "qep:inner=(gptq:damping=0.1)", "gptq:order=group")),
-    *((w, s, WIKITEXT) for w in ("int4 g64 mse", "int4 g64 absmax:7.5", "int4 g64 asym", "mxfp4") for s in ("rtn", "gptq", "qep")),
-    *((w, s, WIKITEXT) for w in ("int3 g64 mse", "int3 g64 asym", "int2 g64 asym") for s in ("gptq", "qep")),
+    *((w, s, MIXED) for w in ("int4 g64", "nvfp4") for s in ("gptq", "qep")),
+    *(("int4 g64", s, WIKITEXT) for s in ("gptq:damping=0.1", "gptq:damping=1", "qep:inner=(gptq:damping=0.1)")),
+    *(
+        (w, "qep", WIKITEXT)
+        for w in ("int4 g64 mse", "int4 g64 absmax:7.5", "int4 g64 asym", "int3 g64 mse", "int3 g64 asym", "int2 g64 asym")
+    ),
 ]
 Row = tuple[str, str, str]
 TOKENS = {"screen": 8192, "final": 40960}

@@ -76,21 +76,25 @@ def _line(fmt: TableFormat, rounding: Rounding, device: torch.device) -> tuple[T
     return torch.tensor(fmt.lines[0].values, dtype=torch.float64).float().to(device), fmt.cutpoints(rounding).to(device)
 
 
-def table_rounder(fmt: TableFormat, rounding: Rounding, scale: Tensor | None, zero: Tensor | None, offset: Tensor | None) -> RoundColumn:
+def divisor(scale: Tensor) -> Tensor:
+    """What numbers are divided by: the scale, and infinity for a scale of zero, under which every number is 0 units."""
+    return scale.masked_fill(scale == 0, torch.inf)
+
+
+def table_rounder(
+    fmt: TableFormat, rounding: Rounding, scale: Tensor | None, zero: Tensor | None, offset: Tensor | None, divide: Tensor | None = None
+) -> RoundColumn:
     """Rounding of a column with one scale (zero, offset) a row.
 
     Shapes:
         scale, zero, offset     (rows,) float32 or None
+        divide                  the ``divisor`` of the scale, where that is known
     """
-    broken = None if scale is None else scale == 0
-    any_zero_scale = broken is not None and bool(broken.any())
+    unit = divisor(scale) if divide is None and scale is not None else divide
 
     def units(w: Tensor) -> Tensor:
         y = w if offset is None else w - offset
-        if scale is None:
-            return y
-        y = y / scale
-        return torch.where(broken, 0.0, y) if any_zero_scale and broken is not None else y
+        return y if unit is None else y / unit
 
     def restored(value: Tensor) -> Tensor:
         x = value if scale is None else value * scale

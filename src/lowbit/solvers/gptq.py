@@ -19,7 +19,7 @@ from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.scheme import Scheme
 from lowbit.quantizers.weight import Weight
 from lowbit.rounding.ieee754 import nearest_even
-from lowbit.solvers.columns import GroupFits, RoundColumn, column_rounder, ordinary, outer_level, refittable, table_rounder
+from lowbit.solvers.columns import GroupFits, RoundColumn, column_rounder, divisor, ordinary, outer_level, refittable, table_rounder
 from lowbit.solvers.solver import Solver
 from lowbit.threads import one_thread
 
@@ -248,7 +248,7 @@ class _StaticRows:
     """The scales of a whole grid laid out element by element and transposed, for quick access to single columns."""
 
     def __init__(self, fmt: TableFormat, parts: list[Tensor | None]):
-        self.fmt, self.parts = fmt, parts
+        self.fmt, self.parts = fmt, [*parts, None if parts[0] is None else divisor(parts[0])]
 
     @classmethod
     def of(cls, grid: Grid, quantizer: Quantizer) -> _StaticRows | None:
