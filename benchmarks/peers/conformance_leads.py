@@ -377,7 +377,8 @@ def elsewhere(ways: Ways) -> Iterator[Found]:
         kernel = "it casts to bfloat16 first, where that number is 0.25 and becomes 0"
         if not casts:
             kernel = "it compares what it loads, without a cast; the cast was read in an earlier version"
-        text = f"on the CPU 0.25 + 2**-12 becomes {on_cpu:g}. The GPU kernel was not run; as read in {versions()['compressed-tensors']} {kernel}"
+        version = versions()["compressed-tensors"]
+        text = f"on the CPU 0.25 + 2**-12 becomes {on_cpu:g}. The GPU kernel was not run; as read in {version} {kernel}"
         yield "compressed-tensors casts float32 to bfloat16 before FP4 on a GPU, not on the CPU", "not run: needs a GPU", text
     yield "ModelOpt's CUDA scale rule may return the floor instead of the ceiling", "not run: needs CUDA", "a remark in its source"
 
