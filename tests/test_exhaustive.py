@@ -170,3 +170,25 @@ def test_roundings_with_noise_by_their_definitions(name: str, cpu: Any) -> None:
         sure_share += sure.mean() / len(golden.roundings(noisy=True))
     assert len(x) == 0 or sure_share > 0.9
     assert cpu.use_target(before)
+
+
+EVERYTHING = ("float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "posit8_1", "hifloat8", "nf4_element", "int8", "dynamic8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_all_float32_numbers_are_encoded_as_published(name: str, cpu: Any) -> None:
+    """All 2**32 bit patterns, one by one, on the widest target."""
+    first, codes = read.runs(name)
+    q, block = cast(find_format(name)), 1 << 24
+    edges = first.astype(np.int64)
+    with backend("cpu"):
+        for start in range(0, 1 << 32, block):
+            pattern = np.arange(start, start + block, dtype=np.int64).astype(np.uint32)
+            found = q.quantize(torch.from_numpy(pattern.view(np.float32))).codes.numpy()
+            low, high = np.searchsorted(edges, [start, start + block - 1], side="right")
+            inside = np.concatenate([[start], edges[low:high], [start + block]])
+            want = np.repeat(codes[low - 1 : high].astype(np.uint8), np.diff(inside))
+            if not np.array_equal(found, want):
+                i = int((found != want).argmax())
+                raise AssertionError(f"{name}: {pattern[i]:#010x} -> {found[i]}, published is {want[i]}")
