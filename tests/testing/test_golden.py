@@ -43,6 +43,7 @@ def by_speed(names: list[str]) -> list[Any]:
 
 
 def same(name: str, about: dict[str, Any], arrays: golden.Arrays) -> None:
+    assert (FOLDER / f"{name}.npz").exists(), f"{name} is not published; run python conformance/write.py"
     said, stored = read.load(name)
     assert said["vectors"] == golden.VERSION and said["generator"] and said["lowbit"]
     assert {k: v for k, v in said.items() if k in about} == about, f"{name} changed; run python conformance/write.py"

@@ -153,14 +153,14 @@ def sampled_vectors(fmt: BitFormat, count: int = 512) -> tuple[dict[str, Any], A
 
 
 def block_cases() -> dict[str, Tensor]:
-    """Rows of 256 float32 numbers where the scales of blocks go wrong."""
-    uniform = (noise(Key(0, "uniform", "golden"), (COLUMNS,)).double() + 0.5) / 2.0**32
-    gaussian = torch.special.ndtri((noise(Key(0, "gaussian", "golden"), (COLUMNS,)).double() + 0.5) / 2.0**32).float()
-    small = torch.linspace(-3.0, 3.0, COLUMNS)
-    spread = torch.exp2((small * 10).round()) * gaussian.sign()
-    ties = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, -0.25, -0.75, -1.25, -1.75, -2.5, -3.5, -5.0, 4.0, -4.0]).repeat(
-        COLUMNS // 16
-    )
+    """Rows of 256 float32 numbers where the scales of blocks go wrong; by exact arithmetic, so that they are the same on every machine."""
+    uniform = (noise(Key(0, "uniform", "golden"), (COLUMNS,)) >> 8).float() / 2.0**24
+    words = noise(Key(0, "bell", "golden"), (12, COLUMNS)) >> 12
+    bell = ((words.sum(0) - 6 * 2**20).double() / 2.0**20).float()  # twelve uniform numbers less 6: nearly standard normal
+    ramp = (torch.arange(COLUMNS) - (COLUMNS - 1) / 2) / 42.5
+    spread = torch.ldexp(bell.sign(), torch.arange(COLUMNS) // 4 - 32)
+    halfway = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 4.0])
+    ties = torch.cat((halfway, -halfway)).repeat(COLUMNS // 16)
 
     def first(x: Tensor, value: float) -> Tensor:
         """x with a value at the start of every 64 numbers."""
@@ -169,32 +169,32 @@ def block_cases() -> dict[str, Tensor]:
         return y
 
     return {
-        "gaussian": gaussian,
-        "heavy tails": gaussian**3,
-        "uniform positive": uniform.float(),
-        "all negative": -uniform.float(),
-        "a ramp": small,
-        "sixty binades": spread,
+        "bell": bell,
+        "heavy tails": bell * bell * bell,
+        "uniform positive": uniform,
+        "all negative": -uniform,
+        "a ramp": ramp,
+        "sixty-four binades": spread,
         "zeros": torch.zeros(COLUMNS),
         "negative zeros": -torch.zeros(COLUMNS),
         "ones": torch.ones(COLUMNS),
         "one number": first(torch.zeros(COLUMNS), -3.0),
-        "one outlier": first(gaussian, 1000.0),
-        "one negative outlier": first(gaussian, -1000.0),
-        "a block of zeros": torch.cat((torch.zeros(COLUMNS // 2), gaussian[: COLUMNS // 2])),
+        "one outlier": first(bell, 1000.0),
+        "one negative outlier": first(bell, -1000.0),
+        "a block of zeros": torch.cat((torch.zeros(COLUMNS // 2), bell[: COLUMNS // 2])),
         "ties of e2m1": first(ties, 6.0),
         "ties below 4": first(ties.clamp(-3.5, 3.5), 4.0),
-        "just below 8": first(small, float(np.nextafter(np.float32(8), np.float32(0)))),
-        "exactly 8": first(small, 8.0),
-        "maximum from 4 to 8": torch.cat([first(small.clamp(-3, 3)[:64], 4.0 + k) for k in range(4)]),
-        "2**-126": gaussian * 2.0**-126,
-        "subnormal": gaussian * 2.0**-140,
+        "just below 8": first(ramp, float(np.nextafter(np.float32(8), np.float32(0)))),
+        "exactly 8": first(ramp, 8.0),
+        "maximum from 4 to 8": torch.cat([first(ramp.clamp(-3, 3)[:64], 4.0 + k) for k in range(4)]),
+        "2**-126": bell * 2.0**-126,
+        "subnormal": bell * 2.0**-140,
         "smallest": first(torch.zeros(COLUMNS), 1e-45),
-        "2**126": small / 3 * 2.0**127,
-        "largest": first(gaussian, torch.finfo(torch.float32).max),
-        "NaN": first(gaussian, torch.nan),
-        "Inf": first(gaussian, torch.inf),
-        "negative Inf": first(gaussian, -torch.inf),
+        "2**126": ramp / 3 * 2.0**127,
+        "largest": first(bell, torch.finfo(torch.float32).max),
+        "NaN": first(bell, torch.nan),
+        "Inf": first(bell, torch.inf),
+        "negative Inf": first(bell, -torch.inf),
     }
 
 
