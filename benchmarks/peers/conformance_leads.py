@@ -72,17 +72,16 @@ def logarithms(ways: Ways) -> Iterator[Found]:
                     f"{int(wrong.sum())} of {len(rows)} blocks whose maximum is just below a power of two differ from the exact floor rule"
                 )
                 yield f"the same within {kind}: {name}", verdict(bool(wrong.any())), text
-    for kind, top in (("mxfp4", 6.0), ("mxfp8", 448.0)):
-        if "torchao RCEIL" in ways.get(kind, {}):
-            above = rows.clone()
-            above[:, 0] = succ(succ(top * torch.exp2(exponents.float() - 10)))
-            above[:, 1:32] = above[:, :1] / 20
-            wrong = (ways[kind]["torchao RCEIL"](above.clone()) != lowbit.fake_quantize(above, f"{kind} rceil")).any(1)
-            text = (
-                f"ceil(log2(amax / {top:g})) of blocks just above {top:g} * 2**k: {int(wrong.sum())} of {len(rows)} get half of "
-                f"the scale that holds them"
-            )
-            yield f"the same within {kind}: torchao RCEIL without CUDA", verdict(bool(wrong.any())), text
+    tensors = module("torchao.prototype.mx_formats.mx_tensor")
+    if tensors is None:
+        return
+    for kind, dtype, top in (("mxfp4", torch.float4_e2m1fn_x2, 6.0), ("mxfp8", torch.float8_e4m3fn, 448.0)):
+        above = torch.zeros(len(exponents), 32)
+        above[:, 0] = succ(succ(top * torch.exp2(exponents.float() - 10)))
+        scale = tensors.to_mx(above, dtype, 32, tensors.ScaleCalculationMode.RCEIL)[0].float().flatten()
+        wrong = scale != torch.exp2(exponents.float() - 9)
+        text = f"ceil(log2(amax / {top:g})) of blocks two floats above {top:g} * 2**k: {int(wrong.sum())} of {len(above)} get half of the "
+        yield f"the same within {kind}: torchao RCEIL without CUDA", verdict(bool(wrong.any())), text + "scale that holds them"
 
 
 def mx_rules(ways: Ways) -> Iterator[Found]:
@@ -150,17 +149,13 @@ def nvfp4(ways: Ways) -> Iterator[Found]:
             verdict(large[0, 0].item() == 2688 and small[0, 0].item() == 0),
             text,
         )
-    small = torch.full((1, 128), 6.0 * 2.0**-8)
-    for name in ("torchao one level", "torchao two levels"):
-        if name in own:
-            given = small.clone()
-            given[0, 64:] = 0.0 if name == "torchao one level" else 448.0 * 6.0
-            y = own[name](given)[0, 0].item()
-            yield (
-                f"NVFP4 loses scales among the subnormal e4m3 numbers: {name}",
-                verdict(y != 6.0 * 2.0**-8),
-                f"a block of 6 * 2**-8, scale 2**-8, becomes {y:g}; it is {6 * 2.0**-8:g}",
-            )
+    for name in own:  # one unit of the scale 2**-8, which is subnormal in e4m3, beside the largest number of its block
+        given = torch.full((1, 128), 2.0**-8)
+        given[0, ::16] = 6.0 * 2.0**-8
+        given[0, 64:] = 0.0 if "one level" in name else 448.0 * 6.0
+        y = own[name](given)[0, 1].item()
+        text = f"2**-8 in a block of scale 2**-8 becomes {y / 2.0**-8:g} * 2**-8"
+        yield f"NVFP4 loses scales among the subnormal e4m3 numbers: {name}", verdict(y != 2.0**-8), text
     if {"torchao two levels", "compressed-tensors"} <= own.keys():
         a, b = own["torchao two levels"](x.clone()), own["compressed-tensors"](x.clone())
         text = (
@@ -264,7 +259,7 @@ def scale_formats(ways: Ways) -> Iterator[Found]:
     y = torch.from_numpy(x.numpy().astype(ml_dtypes.float8_e8m0fnu).astype(np.float32))
     ups = {"ml_dtypes": int((y > x).sum()), "torch": int((ways["float8_e8m0fnu"]["torch"](x) > x).sum())}
     text = f"1.5 * 2**k is rounded up for {ups['ml_dtypes']} of {len(x)} by ml_dtypes, for {ups['torch']} by torch"
-    yield "packages round to e8m0 in different ways", verdict(ups["ml_dtypes"] != ups["torch"] or ups["torch"] not in (0, len(x))), text
+    yield "ml_dtypes and torch round ties to e8m0 apart", verdict(ups["ml_dtypes"] != ups["torch"] or ups["torch"] not in (0, len(x))), text
 
 
 # ---- integers
