@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lowbit import catalog
+from lowbit.formats.table import TableFormat
 from lowbit.kernels.op import QUANTIZE, REFERENCE, backend, extension
 from lowbit.philox import Key, noise
 from lowbit.quantizers.lowering import numbers_of
@@ -26,9 +27,10 @@ Array = np.ndarray[Any, Any]
 #: the published vectors, which tests/testing/test_golden.py holds against oracles that are not ours
 read = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent.parent / "conformance" / "read.py")))
 
-NAMES = sorted({entry.thing.name for entry in catalog.entries("format")})
-WIDE = [n for n in NAMES if find_format(n).bits > 8]
-SMALL = [n for n in NAMES if find_format(n).bits <= 8]
+FORMATS = {e.thing.name: e.thing for e in catalog.entries("format") if isinstance(e.thing, TableFormat)}
+NAMES = sorted(FORMATS)
+WIDE = [n for n in NAMES if FORMATS[n].bits > 8]
+SMALL = [n for n in NAMES if FORMATS[n].bits <= 8]
 HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 RULES: tuple[Rounding, ...] = tuple(golden.roundings(noisy=False))
 

@@ -25,10 +25,11 @@ from lowbit.testing.exact import DETERMINISTIC, ExactFormat
 FOLDER = Path(__file__).parent.parent.parent / "conformance"
 read = SimpleNamespace(**runpy.run_path(str(FOLDER / "read.py")))
 
-NAMES = sorted({entry.thing.name for entry in catalog.entries("format")} | set(golden.FURTHER))
-WIDE = [n for n in NAMES if n not in golden.FURTHER and find_format(n).bits > 8]
-SMALL = [n for n in NAMES if n not in WIDE and n not in golden.FURTHER]
-TABLES = [n for n in NAMES if isinstance(find_format(n), TableFormat)]
+FORMATS = golden.stated_formats()
+NAMES = sorted(FORMATS)
+TABLES = [n for n in NAMES if isinstance(FORMATS[n], TableFormat)]
+SMALL = [n for n in TABLES if FORMATS[n].bits <= 8]
+WIDE = [n for n in NAMES if n not in SMALL and n not in golden.FURTHER]
 QUANTIZERS = [entry.name for entry in catalog.entries("quantizer")]
 Array = np.ndarray[Any, Any]
 HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
@@ -36,7 +37,7 @@ HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 def by_speed(names: list[str]) -> list[Any]:
     """Formats of 16 bits take seconds a rounding."""
-    return [pytest.param(n, marks=[pytest.mark.slow] * (n in WIDE or n in golden.FURTHER)) for n in names]
+    return [pytest.param(n, marks=[pytest.mark.slow] * (n not in SMALL)) for n in names]
 
 
 # ---- the files are what the library makes
@@ -57,7 +58,7 @@ def test_formats_are_as_published(name: str) -> None:
     same(f"formats/{name}", *vectors)
 
 
-@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("name", [n for n in WIDE if n in TABLES])
 def test_formats_of_16_bits_round_to_even_as_published(name: str) -> None:
     fmt = find_format(name)
     _, arrays = read.load(f"formats/{name}")
@@ -134,12 +135,12 @@ def check_runs(name: str, rounding: str, every: int = 1) -> None:
 
 
 @pytest.mark.parametrize("rounding", DETERMINISTIC)
-@pytest.mark.parametrize("name", by_speed([n for n in TABLES if n in SMALL]))
+@pytest.mark.parametrize("name", SMALL)
 def test_runs_of_codes_by_rational_arithmetic(name: str, rounding: str) -> None:
     check_runs(name, rounding)
 
 
-@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("name", [n for n in WIDE if n in TABLES])
 def test_some_runs_of_16_bits_by_rational_arithmetic(name: str) -> None:
     check_runs(name, "nearest_even", every=97)
 

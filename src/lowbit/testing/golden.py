@@ -22,6 +22,7 @@ from lowbit.formats.table import TableFormat
 from lowbit.kernels.op import REFERENCE, backend
 from lowbit.philox import Key, noise
 from lowbit.quantizers.quantizer import Quantizer
+from lowbit.quantizers.spec import find_format
 from lowbit.rounding.rounding import Rounding
 from lowbit.testing.formats import all_codes, tables_of
 from lowbit.threads import one_thread
@@ -233,12 +234,17 @@ def digest(arrays: Mapping[str, np.ndarray[Any, Any]]) -> str:
 FURTHER = ("posit16_1", "posit16_2", "posit32_2")
 
 
+def stated_formats() -> dict[str, TableFormat | BitFormat]:
+    """Every registered format by name, and some members of families."""
+    found = [entry.thing for entry in catalog.entries("format")] + [find_format(name) for name in FURTHER]
+    return {fmt.name: fmt for fmt in found if isinstance(fmt, TableFormat | BitFormat)}
+
+
 def all_vectors() -> Iterator[tuple[str, dict[str, Any], Arrays]]:
     """File name, description and arrays of every registered format and quantizer, and of the inputs of quantizers."""
     with one_thread(), backend(REFERENCE):
-        wide = [catalog.find("format family", "posit<n>_<es>")(name) for name in FURTHER]
-        for fmt in [*(e.thing for e in catalog.entries("format")), *wide]:
-            yield f"formats/{fmt.name}", *(sampled_vectors(fmt) if isinstance(fmt, BitFormat) else format_vectors(fmt))
+        for name, fmt in stated_formats().items():
+            yield f"formats/{name}", *(sampled_vectors(fmt) if isinstance(fmt, BitFormat) else format_vectors(fmt))
         x = torch.stack(list(block_cases().values()))
         yield "quantizers/inputs", {"cases": list(block_cases())}, {"x": patterns(x)}
         for entry in catalog.entries("quantizer"):
