@@ -6,7 +6,7 @@ STAMP := $(VENV)/.complete
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format docs bench clean
+.PHONY: help setup demo test test-all check format docs golden bench clean
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -41,6 +41,9 @@ format: setup ## let ruff rewrite what `make check` complains about, where it ca
 
 docs: setup ## write docs/methods.md, docs/formats.md and docs/cli.md
 	$(BIN)/lowbit docs
+
+golden: setup ## write the golden vectors of conformance/
+	$(BIN)/python conformance/write.py
 
 bench: setup ## run every script of benchmarks/
 	@for script in benchmarks/*.py; do [ -e "$$script" ] || continue; echo "$$script"; $(BIN)/python "$$script" || exit 1; done

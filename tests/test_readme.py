@@ -9,11 +9,16 @@ import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import typer
 
+import lowbit
+from lowbit import catalog
 from lowbit.cli.main import application
+from lowbit.kernels import op
 from lowbit.quantizers.spec import quantizer
 
 ROOT = Path(__file__).parent.parent
@@ -54,20 +59,56 @@ def test_every_block_of_python_is_run() -> None:
     assert re.findall(r"^```python.*$", README, re.MULTILINE) == ["```python runnable", "```python runnable", "```python my_format.py"]
 
 
+def refused(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
+    """Filled with each operation that runs in plain torch from now on, and why."""
+    seen: set[tuple[str, str]] = set()
+    plan = op.Op.plan
+
+    def watched(self: op.Op, *arguments: Any) -> Any:
+        kernel, refusals = plan(self, *arguments)
+        seen.update((self.name, reason) for reason in refusals.values() if kernel is None)
+        return kernel, refusals
+
+    monkeypatch.setattr(op.Op, "plan", watched)
+    return seen
+
+
 @pytest.mark.usefixtures("kept_catalogue")
-def test_a_format_of_your_own(command: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+def test_a_format_of_your_own(command: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = blocks("python my_format.py")
     assert code == (ROOT / "examples" / "skeleton" / "my_format.py").read_text(encoding="utf-8")
     assert len(code.splitlines()) <= 10
     file = tmp_path / "my_format.py"
     file.write_text(code, encoding="utf-8")
     figures = tmp_path / "figures.json"
+    extension: Any = op.extension("lowbit._cpu")
+    assert extension is not None
+    refusals = refused(monkeypatch)
     exit_code, out, err = command(
         "--plugin", str(file), "compare", "builtin", "--weights", "my5 g32,int5 g32", "--max-tokens", "512", "--json", str(figures)
     )  # fmt: skip
+    # float16 scales are codes of 16 bits, which the extension does not pack; all else runs in it
+    assert refusals <= {("pack", "16 bits are not 1 to 8"), ("unpack", "16 bits are not 1 to 8")}
     assert exit_code == 0, err
     assert "my5 g32" in out
     assert "my5 g32" in json.dumps(json.loads(figures.read_text()))
+    fmt = catalog.find("format", "my5")
+    assert (fmt.bits, fmt.levels, fmt.max) == (5, 31, 1.0)
+    x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    line = torch.tensor([(abs(i) / 15) ** 1.25 * (1 if i > 0 else -1) for i in range(-15, 16)], dtype=torch.float64).float()
+    nearest = line[(x.reshape(-1, 1) - line).abs().argmin(1)].reshape(x.shape)
+    before = extension.target()
+    for target in extension.targets():
+        assert extension.use_target(target)
+        with op.backend("cpu"):
+            assert torch.equal(lowbit.fake_quantize(x, "my5"), nearest)
+            stored = lowbit.quantizer("my5 g32").quantize(x)
+            fast = lowbit.fake_quantize(x, "my5 g32")
+            assert torch.equal(stored.dequantize(), fast)
+        with op.backend("reference"):
+            assert torch.equal(lowbit.fake_quantize(x, "my5 g32"), fast)
+    assert extension.use_target(before)
+    assert stored.packed()["codes"].numel() == x.numel() * 5 // 8
 
 
 @pytest.mark.parametrize("page", PAGES)

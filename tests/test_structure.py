@@ -55,6 +55,7 @@ UNMIRRORED = {
     "test_readme.py": "about README.md and the other pages",
     "test_examples.py": "about examples/",
     "test_contracts.py": "contracts run on every member of a family",
+    "test_exhaustive.py": "every backend on every format, against the published vectors",
     "test_public_api.py": "about the names in lowbit itself",
     "quantizers/test_hard_cases.py": "cases of the literature that need several quantizers and parts at once",
     "cli/test_catalogue_commands.py": "list, where, cite, show, doctor and docs read the same catalogue and share fixtures",

@@ -243,46 +243,6 @@ def test_every_registered_format_can_be_shown() -> None:
         json.dumps(show.finite(show.facts(entry.thing)), allow_nan=False)
 
 
-def test_the_table_of_a_small_format_holds_every_code() -> None:
-    cells = re.findall(r"([01]{4}) +(-?[\d.]+)", show.codes_text(format_named("e2m1")))
-    expected = {f"{c:04b}": float(v) for c, v in enumerate(np.arange(16, dtype=np.uint8).view(ml_dtypes.float4_e2m1fn).astype(float))}
-    assert {code: float(v) for code, v in cells} == expected
-
-
-def test_a_large_format_is_summarized_by_binades() -> None:
-    rows = re.findall(r"2\^(-?\d+) +(\d+) ", show.codes_text(format_named("float8_e5m2")))
-    assert {int(e): int(n) for e, n in rows} == dict.fromkeys(range(-14, 16), 4) | {-15: 2, -16: 1}
-
-
-def test_number_line_counts_what_falls_together() -> None:
-    line, labels = show.number_line([0.0, 0.5, 0.5001, 1.0, 1.0, 1.0], [(0.0, "0"), (1.0, "end")])
-    assert len(line) == show.WIDTH
-    assert (line[0], line[-1], line.count("╪"), line.count("█"), line.count("┼")) == ("┼", "█", 1, 1, 1)
-    assert labels.startswith("0")
-    assert labels.endswith("end")
-    assert len(labels) == show.WIDTH
-
-
-def test_gaussian_error_against_numpy() -> None:
-    """Absmax int4 in groups of 32, in float64 with numpy's own Gaussian numbers."""
-    x = np.random.default_rng(0).standard_normal((4096, 32))
-    scale = np.abs(x).max(-1, keepdims=True) / 7
-    error = ((np.rint(x / scale) * scale - x) ** 2).sum() / (x**2).sum()
-    assert show.format_errors(format_named("int4"))["g32"] == pytest.approx(error, rel=0.02)
-
-
-@pytest.mark.parametrize(("rule", "published"), [("floor", 0.0132), ("even", 0.0125), ("ceil", 0.0208), ("rceil", 0.0133)])
-def test_gaussian_error_of_the_mx_rules(rule: str, published: float) -> None:
-    assert show.relative_mse(quantizer(f"mxfp4 {rule}"), show.gaussian()) == pytest.approx(published, rel=0.02)
-
-
-def test_gaussian_numbers_are_standard_normal() -> None:
-    x = show.gaussian().double()
-    assert abs(float(x.mean())) < 0.01
-    assert float(x.var()) == pytest.approx(1, rel=0.02)
-    assert float((x.abs() < 1).double().mean()) == pytest.approx(math.erf(2**-0.5), rel=0.01)
-
-
 SPECS = ["e2m1", "int4 g64", "int4 g64 asym", "e2m1 g32 sign_split", "int4 flat64", "nf4", "fp8_tile", "int3 tensor mse", "nvfp4 g32"]
 
 
@@ -303,6 +263,27 @@ def test_show_of_a_name_that_is_both(command: Command) -> None:
     assert "\nquantizer int4\n" in out
 
 
+def test_show_draws_precision_and_stands_a_format_beside_the_others(command: Command) -> None:
+    out = command("show", "e2m1").out
+    assert "significant bits by magnitude" in out
+    rows = re.findall(r"^([> ]) (\S+) +4\.00((?: +[\d.e-]+){6})$", out, re.MULTILINE)
+    assert [name for mark, name, _ in rows if mark == ">"] == ["float4_e2m1fn"]
+    assert {"int4", "nf4_element", "pot4"} <= {name for _, name, _ in rows}
+    first = [float(cells.split()[0]) for _, _, cells in rows]
+    assert first == sorted(first)
+
+
+def test_show_stands_a_quantizer_beside_formats_and_quantizers(command: Command) -> None:
+    out = command("show", "nvfp4").out
+    assert re.search(r"^> nvfp4 +4\.50 +its own scales +0\.0090\d ", out, re.MULTILINE)
+    assert re.search(r"^  mxfp4 +4\.25 +its own scales +0\.013\d ", out, re.MULTILINE)
+    assert "absmax, g16, float32" in out
+
+
+def test_show_of_what_is_no_table_says_that_errors_are_not_compared(command: Command) -> None:
+    assert "which this is not" in command("show", "posit32_2").out
+
+
 def test_show_json_holds_both_halves(command: Command) -> None:
     found = json.loads(command("show", "nvfp4", "--json", "--shape", "16x64")[1])
     assert found["format"] is None
@@ -310,6 +291,7 @@ def test_show_json_holds_both_halves(command: Command) -> None:
     assert found["quantizer"]["bits_per_element"] == 8 * 580 / 1024
     found = json.loads(command("show", "float8_e4m3fn", "--json")[1])
     assert found["quantizer"] is None
+    assert [r["name"] for r in found["compared"] if r["own"]] == ["float8_e4m3fn"]
     assert found["format"]["values"][0x7F] == "NaN"
     assert found["format"]["values"][0x7E] == 448
     assert found["format"]["entry"]["aliases"] == ["e4m3fn"]

@@ -1,36 +1,31 @@
-"""lowbit show FORMAT_OR_SPEC: a format's facts, codes and number line; a spec's parts, bytes and error."""
+"""lowbit show FORMAT_OR_SPEC: a format's facts, codes, number line and precision; a spec's parts and bytes; errors beside all others."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from lowbit import catalog, philox
+from lowbit import catalog
 from lowbit.blocks import Blocks
 from lowbit.cli.list import record
 from lowbit.errors import LowbitError, ShapeError
+from lowbit.evaluation.format_error import DISTRIBUTIONS, Row, comparison, format_errors, gaussian, quantizer_rows, relative_mse, sqnr_db
+from lowbit.evaluation.format_picture import codes_text, number, picture, precision
 from lowbit.formats.format import Format
 from lowbit.formats.table import TableFormat
 from lowbit.packing import packed_nbytes
-from lowbit.philox import Key
 from lowbit.quantizers.grid import table_bits
 from lowbit.quantizers.quantizer import Quantizer, bits_per_element
-from lowbit.quantizers.scheme import Scheme, cast
+from lowbit.quantizers.scheme import Scheme
 from lowbit.quantizers.spec import format_named, quantizer, text
-from lowbit.scaling.absmax import absmax
-from lowbit.threads import one_thread
 
-WIDTH = 72  # columns of a number line
-FULL = 64  # a format with more codes is summarized by binades
-SAMPLE = (64, 4096)  # Gaussian numbers that errors are measured on
+DEFAULT_BLOCKS = Blocks((32,))  # in which formats are compared
 
 
 # ---- formats
@@ -48,6 +43,7 @@ def facts(fmt: Format) -> dict[str, Any]:
         "max": fmt.max,
         "min_positive": smallest,
         "binades": None if smallest is None else math.log2(fmt.max / smallest),
+        "range_db": None if smallest is None else 20 * math.log10(fmt.max / smallest),
         "absmax_to": fmt.top,
         "step_at_top": fmt.step_at_top,
         "identity": fmt.identity,
@@ -69,19 +65,12 @@ def facts(fmt: Format) -> dict[str, Any]:
     return found
 
 
-def number(value: float) -> str:
-    """Six digits at most, NaN and Inf as they are usually written."""
-    if math.isnan(value):
-        return "NaN"
-    return f"{value:g}".replace("inf", "Inf")
-
-
 def format_text(fmt: Format) -> str:
     """The facts of a format for reading."""
     f = facts(fmt)
     smallest = "none positive"
     if f["min_positive"] is not None:
-        smallest = f"smallest positive {number(f['min_positive'])}: {f['binades']:.1f} binades"
+        smallest = f"smallest positive {number(f['min_positive'])}: {f['binades']:.1f} binades, {f['range_db']:.0f} dB"
     lines = [
         f"format {f['name']}",
         f"  {f['bits']} bits a code, {f['levels']} codes in use: {f['information_bits']:.3f} bits of information",
@@ -97,97 +86,6 @@ def format_text(fmt: Format) -> str:
         lines.append(f"  {f['numbers']} different numbers; {', '.join(present)}")
     lines.append(f"  absmax maps the largest magnitude of a block to {number(f['absmax_to'])}")
     return "\n".join(lines)
-
-
-def codes_text(fmt: TableFormat) -> str:
-    """Every code and its number in columns, or, for more than 64 codes, a line a binade."""
-    if len(fmt.values) > FULL:
-        return binades_text(fmt)
-    cells = [f"{code:0{fmt.bits}b} {number(v):>10}" + ("*" if code in fmt.reserved else " ") for code, v in enumerate(fmt.values)]
-    columns = min(4, -(-len(cells) // 4))
-    rows = -(-len(cells) // columns)
-    lines = ["  " + "   ".join(cells[r::rows]).rstrip() for r in range(rows)]
-    return "\n".join(lines + ["  * is read but never written"] * bool(fmt.reserved))
-
-
-def binades_text(fmt: TableFormat) -> str:
-    """The positive numbers binade by binade."""
-    groups: dict[int, list[float]] = {}
-    for v in sorted({v for v in fmt.values if math.isfinite(v) and v > 0}):
-        groups.setdefault(math.frexp(v)[1] - 1, []).append(v)
-    lines = []
-    for exponent, values in groups.items():
-        steps = {high - low for low, high in pairwise(values)}
-        step = f"step {number(min(steps))}" + f" to {number(max(steps))}" * (len(steps) > 1) if steps else ""
-        lines.append(f"  2^{exponent:<5}{len(values):>6}   {number(values[0]):>12} .. {number(values[-1]):<12} {step}".rstrip())
-    if len(lines) > 40:
-        lines = [*lines[:18], f"  ... {len(lines) - 36} binades more", *lines[-18:]]
-    return "\n".join(["  positive numbers, from each power of two to the next:", *lines])
-
-
-def number_line(values: Sequence[float], labels: Sequence[tuple[float, str]]) -> list[str]:
-    """Places in [0, 1] drawn on a line, with labels at some places below it."""
-    counts = [0] * WIDTH
-    for place in values:
-        counts[round(place * (WIDTH - 1))] += 1
-    below = [" "] * WIDTH
-    end = -1
-    for place, label in sorted(labels):
-        start = min(max(round(place * (WIDTH - 1)) - len(label) // 2, 0), WIDTH - len(label))
-        if start > end:
-            below[start : start + len(label)] = label
-            end = start + len(label)
-    return ["".join("─┼╪█"[min(n, 3)] for n in counts), "".join(below).rstrip()]
-
-
-def picture(fmt: TableFormat) -> str:
-    """The number line twice: linear, and the magnitudes by their logarithm."""
-    numbers = sorted({v for v in fmt.values if math.isfinite(v)})
-    low, high = numbers[0], numbers[-1]
-    marks = [v for v in (low, 0.0, high) if low <= v <= high]
-    lines = ["  linear", *number_line([(v - low) / (high - low) for v in numbers], [((v - low) / (high - low), number(v)) for v in marks])]
-    magnitudes = sorted({abs(v) for v in numbers if v != 0})
-    first, last = math.log2(magnitudes[0]), math.log2(magnitudes[-1])
-    if last > first:
-        places = [(math.log2(v) - first) / (last - first) for v in magnitudes]
-        powers = [e for e in (math.ceil(first), round((first + last) / 2), math.floor(last)) if first <= e <= last]
-        lines += ["  magnitudes by powers of two", *number_line(places, [((e - first) / (last - first), f"2^{e}") for e in powers])]
-    return "\n".join(line if line.startswith("  ") and line[2:3].isalpha() else f"  {line}" for line in lines)
-
-
-# ---- errors
-
-
-@lru_cache(maxsize=1)
-def gaussian() -> torch.Tensor:
-    """Standard normal numbers, (64, 4096) float32, the same on every machine up to the last bit; not to be changed."""
-    with one_thread():
-        words = philox.noise(Key(0, "gaussian", "show"), SAMPLE)
-        return torch.special.ndtri((words.double() + 0.5) / 2.0**32).float()
-
-
-def relative_mse(value: Quantizer, x: torch.Tensor) -> float:
-    """||x - q(x)||^2 / ||x||^2."""
-    noisy = getattr(getattr(value, "rounding", None), "noisy", False)
-    noise = philox.noise(Key(0, "gaussian", "rounding"), tuple(x.shape)) if noisy else None
-    with one_thread():
-        error = value.quantize(x, noise=noise).dequantize().double() - x.double()
-        return float(error.square().sum() / x.double().square().sum())
-
-
-def sqnr_db(mse: float) -> float:
-    """Signal to quantization noise ratio; infinite for no error."""
-    return -10 * math.log10(mse) if mse > 0 else math.inf
-
-
-def format_errors(fmt: Format) -> dict[str, float]:
-    """Relative squared error on Gaussian numbers as a cast, and with absmax scales in float32; empty without negative numbers."""
-    if fmt.min >= 0:
-        return {}
-    ways: dict[str, Quantizer] = {"cast": cast(fmt)}
-    ways |= {str(b): Scheme(fmt, b, absmax) for b in (Blocks((16,)), Blocks((32,)), Blocks((128,)), Blocks((0,)))}
-    x = gaussian()
-    return {way: relative_mse(each, x) for way, each in ways.items()}
 
 
 # ---- specs
@@ -271,6 +169,38 @@ def spec_text(value: Quantizer, shape: tuple[int, ...], mse: float | None) -> st
     return "\n".join(lines)
 
 
+# ---- beside all others
+
+
+def comparison_text(rows: list[Row], blocks: Blocks, quantized: bool) -> str:
+    """The sorted table of relative squared errors."""
+    if not rows:
+        return "  errors are compared for formats that are tables with numbers of both signs, which this is not"
+    many = any(not r.best for r in rows)
+    title = "all registered formats of as many bits" + (", and quantizers within half a bit" if many else "")
+    lines = [f"  relative squared error of {title}; sorted by the {'second' if quantized else 'first'} Gaussian column;"]
+    lines.append("  the bits of a format are those of its codes, the bits of a quantizer hold its scales too")
+    width = max(len(r.name) for r in rows) + 2
+    head = "".join(f"{d:>14}" for d in DISTRIBUTIONS)
+    lines.append(f"  {'':<{width}}{'':>6}{'one scale, the best':>42}{f'absmax, {blocks}, float32':>42}")
+    lines.append(f"  {'':<{width}}{'bits':>6}{head}{head}")
+    for r in rows:
+        best = "".join(f"{e:>14.3g}" for e in r.best) or f"{'its own scales':>42}"
+        cells = "".join(f"{'' if math.isnan(e) else f'{e:.3g}':>14}" for e in r.blocks)
+        lines.append(f"{'>' if r.own else ' '} {r.name:<{width}}{r.bits:>6.2f}{best}{cells}".rstrip())
+    return "\n".join(lines)
+
+
+def compared(fmt: Format | None, spec: str, value: Quantizer | None) -> tuple[list[Row], Blocks]:
+    """The rows for what is shown, and the blocks of their second half: those of a quantizer that has some, else 32 neighbours."""
+    if value is None:
+        return ([] if fmt is None else comparison(fmt, DEFAULT_BLOCKS)), DEFAULT_BLOCKS
+    blocks = value.blocks if isinstance(value, Scheme) and value.scaling is not None else DEFAULT_BLOCKS
+    if isinstance(value, Scheme):
+        return comparison(value.format, blocks, (spec, value)), blocks
+    return quantizer_rows(spec, value), blocks
+
+
 # ---- the command
 
 
@@ -300,30 +230,37 @@ def run(
     shape: Annotated[str, typer.Option(help="The tensor whose bytes are counted.")] = "4096x4096",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the facts of a number format, or the parts, the bytes and the error of a spec.
+    """Print the facts, codes and precision of a number format, or the parts and bytes of a spec, and their errors beside all others.
 
-    A name that is both, as int4 is, is shown as both.
+    Errors are relative and squared, on Gaussian, Laplace and Student-t numbers, with the best scale for all of them and with scales in
+    blocks. A name that is both a format and a quantizer, as int4 is, is shown as both.
     """
     size = shape_of(shape)
     fmt = format_named(spec)
     value = None if fmt is not None and catalog.lookup("quantizer", spec) is None else quantizer(spec)
     errors = {} if fmt is None else format_errors(fmt)
     mse = None if value is None else measured(value)
+    rows, blocks = compared(fmt, spec, value)
     if as_json:
-        print(json.dumps(finite(as_record(spec, fmt, errors, value, size, mse)), indent=1, allow_nan=False))
+        print(
+            json.dumps(
+                finite(as_record(spec, fmt, errors, value, size, mse) | {"compared": [asdict(r) for r in rows]}), indent=1, allow_nan=False
+            )
+        )
         return
     sections = []
     if fmt is not None:
         sections.append(format_text(fmt))
         if isinstance(fmt, TableFormat):
-            sections += [codes_text(fmt), picture(fmt)]
+            sections += [part for part in (codes_text(fmt), picture(fmt), precision(fmt)) if part]
         if errors:
-            rows = [f"    {way:<8}{m:>12.3g}{sqnr_db(m):>10.2f} dB" for way, m in errors.items()]
-            sections.append("\n".join(["  Gaussian numbers: relative squared error and SQNR, absmax scales in float32", *rows]))
+            lines = [f"    {way:<8}{m:>12.3g}{sqnr_db(m):>10.2f} dB" for way, m in errors.items()]
+            sections.append("\n".join(["  Gaussian numbers: relative squared error and SQNR, absmax scales in float32", *lines]))
     if value is not None:
         sections.append(spec_text(value, size, mse))
         if fmt is None and isinstance(value, Scheme):
             sections.append(f"  `lowbit show {value.format.name}` draws the numbers")
+    sections.append(comparison_text(rows, blocks, value is not None))
     print("\n\n".join(sections))
 
 
@@ -359,6 +296,6 @@ def finite(value: Any) -> Any:
             return number(value)
         case dict():
             return {k: finite(v) for k, v in value.items()}
-        case list():
+        case list() | tuple():
             return [finite(v) for v in value]
     return value

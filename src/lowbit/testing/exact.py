@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 #: the roundings that need nothing but the number
-DETERMINISTIC = ("nearest_even", "nearest_away", "toward_zero", "away_from_zero", "up", "down", "to_odd")
+DETERMINISTIC = ("nearest_even", "nearest_away", "nearest_zero", "toward_zero", "away_from_zero", "up", "down", "to_odd")
 
 
 @dataclass
@@ -144,6 +144,8 @@ class ExactFormat:
             return high if low_is_odd else low
         if rounding == "nearest_away":
             return high if y >= 0 else low
+        if rounding == "nearest_zero":
+            return high if y <= 0 else low
         raise ValueError(f"no definition of {rounding!r} here")
 
 
