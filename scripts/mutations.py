@@ -246,7 +246,7 @@ MUTATIONS = (
 
 def copy_to(target: Path) -> None:
     """What the tests need, without caches."""
-    for name in ("src", "tests", "pyproject.toml"):
+    for name in ("src", "tests", "conformance", "pyproject.toml"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))

@@ -181,8 +181,8 @@ def digest(tensor: Tensor) -> str:
 def narrowed(tensor: Tensor) -> Tensor:
     """A float32 tensor in bfloat16 or float16 where that is exact, otherwise as it is."""
     if tensor.dtype == torch.float32:
+        parts = tensor.reshape(-1).split(1 << 20)  # a whole copy of a large table would be too much memory
         for small in (torch.bfloat16, torch.float16):
-            short = tensor.to(small)
-            if torch.equal(short.float(), tensor):
-                return short
+            if all(torch.equal(part.to(small).float(), part) for part in parts):
+                return tensor.to(small)
     return tensor

@@ -72,6 +72,7 @@ def run(
         needed = need(opened.module, made, len(source.samples), length, hidden, streamed=True)
         spill = spill_under(limit, needed)
         room = (limit - needed.total(spill)) // 2
+        shard_bytes = min(shard_bytes, limit // 8)  # what waits for its shard to be full is in memory
     else:
         check_finite(made.layers)
     console.print(_plan_table(made)) if dry_run else print(_summary(made))
