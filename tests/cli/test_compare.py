@@ -12,7 +12,7 @@ from lowbit.quantizers.spec import quantizer
 from lowbit.quantizers.spec import text as spec_text
 
 ROW = {"weights", "solver", "perplexity", "kl", "agreement", "bits_per_weight", "nbytes", "seconds", "texts"}
-TOP = {"model", "notes", "texts", "window", "stride", "tokens", "baseline", "rows"}
+TOP = {"model", "notes", "texts", "window", "stride", "tokens", "peak_memory", "baseline", "rows"}
 
 
 @pytest.fixture

@@ -82,6 +82,7 @@ class Comparison:
         window, stride: of the evaluation, in tokens.
         tokens: text -> how many tokens were scored.
         notes: what to know about the model's figures.
+        peak_memory: the most bytes that the process has held until the end; 0 where that is not known.
     """
 
     model: str
@@ -92,6 +93,7 @@ class Comparison:
     stride: int
     tokens: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    peak_memory: int = 0
 
     @classmethod
     def of(cls, model: LanguageModel, baseline: Row, rows: Sequence[Row], evaluation: Evaluation) -> Comparison:
@@ -112,15 +114,17 @@ class Comparison:
             "window": self.window,
             "stride": self.stride,
             "tokens": dict(self.tokens),
+            "peak_memory": self.peak_memory,
             "baseline": self.baseline.to_json(self.texts),
             "rows": [row.to_json(self.texts) for row in self.rows],
         }
 
     @property
     def caption(self) -> str:
-        """``wikitext2: 40,880 tokens, window 512, stride 512``."""
+        """``wikitext2: 40,880 tokens, window 512, stride 512, peak memory 1,834 MB``."""
         counted = ", ".join(f"{short(text)}: {self.tokens[text]:,} tokens" for text in self.texts)
-        return f"{counted}, window {self.window}, stride {self.stride}"
+        peak = f", peak memory {self.peak_memory / 1e6:,.0f} MB" if self.peak_memory else ""
+        return f"{counted}, window {self.window}, stride {self.stride}{peak}"
 
     def columns(self) -> list[str]:
         """The headings of ``cells``; with several texts the figures of each carry its name."""

@@ -11,7 +11,7 @@ from lowbit.data.text import Text, load_text
 from lowbit.errors import DataError
 from lowbit.evaluation.comparison import Comparison, Row
 from lowbit.evaluation.divergence import Reference
-from lowbit.evaluation.measure import evaluate
+from lowbit.evaluation.measure import evaluate, peak_memory
 from lowbit.models.model import LanguageModel
 from lowbit.nn.packed import PackedWeight, keep_dense
 from lowbit.nn.replace import IGNORE, ONLY, packed_module, put
@@ -85,7 +85,7 @@ def compare(
     if progress is not None:
         progress(Progress("compare", len(plans), len(plans)))
     found = Comparison.of(model, start, rows, baseline)
-    return replace(found, notes=(*found.notes, *warnings))
+    return replace(found, notes=(*found.notes, *warnings), peak_memory=peak_memory())
 
 
 def _label(made: Plan) -> str:
