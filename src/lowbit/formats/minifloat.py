@@ -23,7 +23,7 @@ FNUZ = Source(
     "Noune, Jones, Justus, Masters, Luschi",
     2022,
     "arXiv:2206.02915",
-    parts="section 3 (one NaN at the code of -0, bias one larger)",
+    parts="one NaN at the code of -0, bias one larger",
     records=("fp8-formats",),
 )
 OCP_MX = Source(

@@ -15,9 +15,9 @@ WU = Source(
     "Wu, Yao, He",
     2023,
     "arXiv:2307.09782",
-    parts="section 3, constraint M2: ratios of scales are powers of two",
+    parts="constraint M2: ratios of scales are powers of two",
     departs="Roundings to nearest are on the exponent (the middle of two neighbours is sqrt(2) times the smaller).",
-    records=("zeroquant-fp", "llm-fp4"),
+    records=("zeroquant-fp",),
 )
 
 

@@ -17,7 +17,7 @@ NAIR = Source(
     "Nair et al.",
     2025,
     "arXiv:2502.06786",
-    parts="Eq. 4 and 8 (slice, saturated or with extra precision); the same slice in MatGPTQ, arXiv:2602.03537",
+    parts="the slice, saturated or with extra precision; the same slice in MatGPTQ, arXiv:2602.03537",
     records=("matquant", "matgptq"),
 )
 

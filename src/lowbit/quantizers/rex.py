@@ -16,7 +16,7 @@ YVINEC = Source(
     "Yvinec, Dapogny, Cord, Bailly",
     2022,
     "arXiv:2203.14645",
-    parts="Eq. 4-5 (expansion), section 3.3 (group sparsity)",
+    parts="the residual expansion and its group sparsity",
     departs="The share of rows is given, not found from a budget over layers.",
     records=("rex",),
 )
