@@ -9,11 +9,13 @@ from lowbit.formats.minifloat import float8_e8m0fnu
 from lowbit.kernels.op import REFERENCE, backend
 from lowbit.philox import Key, noise
 from lowbit.quantizers.scheme import Scheme, cast
+from lowbit.quantizers.spec import quantizer as parse
+from lowbit.quantizers.spec import text
 from lowbit.scaling.absmax import absmax
 from lowbit.scaling.power_of_two import PowerOfTwo
 from lowbit.scaling.scaling import Rule
 from lowbit.testing.formats import check_format, probes, same_bits
-from lowbit.testing.quantizers import check_quantizer
+from lowbit.testing.quantizers import check_quantizer, check_saving
 from lowbit.testing.roundings import check_rounding
 from lowbit.testing.scalings import check_scaling
 
@@ -65,6 +67,13 @@ def test_scalings(entry):
 def test_quantizers(entry):
     """Packing is lossless, bytes are counted, zeros and NaN have answers, threads and backends agree; see ``lowbit.testing.quantizers``."""
     check_quantizer(entry.thing)
+
+
+@pytest.mark.parametrize("entry", members("quantizer"))
+def test_a_checkpoint_holds_every_quantizer(entry, tmp_path):
+    """Written under its spec string and read again, codes and numbers are the same."""
+    check_saving(entry.thing, tmp_path)
+    assert parse(text(entry.thing)) == entry.thing
 
 
 @pytest.mark.parametrize("entry", members("scaling"))

@@ -17,7 +17,7 @@ def stream(codes, bits):
 
 @st.composite
 def widths_and_codes(draw):
-    bits = draw(st.integers(1, 16))
+    bits = draw(st.integers(1, 32))
     return bits, draw(st.lists(st.integers(0, 2**bits - 1), max_size=70))
 
 
@@ -25,11 +25,15 @@ def widths_and_codes(draw):
 @given(widths_and_codes())
 def test_any_width_round_trips_and_is_the_bit_stream(case):
     bits, codes = case
-    tensor = torch.tensor(codes, dtype=torch.int32)
+    tensor = torch.tensor(codes, dtype=torch.int64).int()
     data = pack(tensor, bits)
     assert data.dtype == torch.uint8 and data.tolist() == stream(codes, bits)
     back = unpack(data, bits, len(codes))
-    assert back.tolist() == codes and back.dtype == (torch.uint8 if bits <= 8 else torch.int32)
+    assert (
+        [code % 2**bits for code in back.tolist()] == codes
+        and torch.equal(back, tensor.to(back.dtype))
+        and back.dtype == (torch.uint8 if bits <= 8 else torch.int32)
+    )
     assert packed_nbytes(len(codes), bits) == len(data)
 
 
@@ -52,6 +56,26 @@ BYTES = {
     15: "010003c00200025001d0007c004800290017c00c00",
     16: "010006000b00100015001a001f00240029002e003300",
 }
+
+
+#: the bytes of the codes 2**bits - 1, 1, 0x12345 (of 17 bits and more) and 2**(bits - 1)
+WIDE = {
+    17: "ffff0300148d040008",
+    20: "ffff1f00004523010080",
+    24: "ffffff010000452301000080",
+    25: "ffffff030000148d0400000008",
+    31: "ffffffff00000040d148000000000008",
+    32: "ffffffff010000004523010000000080",
+}
+
+
+@pytest.mark.parametrize("bits", WIDE)
+def test_the_bytes_of_wide_codes(bits):
+    codes = torch.tensor([2**bits - 1, 1, 0x12345, 2 ** (bits - 1)]).int()
+    assert pack(codes, bits).numpy().tobytes().hex() == WIDE[bits]
+    assert torch.equal(unpack(pack(codes, bits), bits, 4), codes)
+    signed = torch.where(codes.long() & 1 << bits - 1 != 0, codes.long() | -(1 << bits), codes.long())
+    assert pack(signed, bits).numpy().tobytes().hex() == WIDE[bits]  # bits beyond the width are not a neighbour's
 
 
 @pytest.mark.parametrize("bits", range(1, 17))
@@ -88,9 +112,9 @@ def test_packing_copies():
         assert back.tolist() == [0] * 8
 
 
-@pytest.mark.parametrize("bits", [0, 17, -1])
+@pytest.mark.parametrize("bits", [0, 33, -1])
 def test_other_widths_are_refused(bits):
-    with pytest.raises(ShapeError, match=f"codes of {bits} bits cannot be packed; widths are 1 to 16"):
+    with pytest.raises(ShapeError, match=f"codes of {bits} bits cannot be packed; widths are 1 to 32"):
         pack(torch.zeros(4, dtype=torch.uint8), bits)
 
 

@@ -1,9 +1,10 @@
-"""Packing: codes of any width from 1 to 16 bits as one little-endian bit stream.
+"""Packing: codes of any width from 1 to 32 bits as one little-endian bit stream.
 
 The order, cited by every kernel: codes are taken in row-major order of the tensor; code number i of
 width b occupies the bits i*b ... i*b + b - 1 of the stream, its least significant bit first; bit k of the
 stream is bit k mod 8 (value 2**(k mod 8)) of byte k div 8. The last byte is filled with zero bits.
-So two 4-bit codes share a byte with the first code in the low nibble.
+So two 4-bit codes share a byte with the first code in the low nibble. Codes are numbers from 0 to 2**b - 1;
+those of 32 bits are kept in int32, where the upper half of them is negative.
 """
 
 from __future__ import annotations
@@ -23,10 +24,15 @@ def packed_nbytes(count: int, bits: int) -> int:
 
 def _layout(bits: int) -> tuple[int, int]:
     """The shortest run of codes that ends on a byte: (codes, bytes)."""
-    if not 1 <= bits <= 16:
-        raise ShapeError(f"codes of {bits} bits cannot be packed; widths are 1 to 16")
+    if not 1 <= bits <= 32:
+        raise ShapeError(f"codes of {bits} bits cannot be packed; widths are 1 to 32")
     common = math.gcd(bits, 8)
     return 8 // common, bits // common
+
+
+def _worked_in(bits: int) -> torch.dtype:
+    """The integers that hold a code shifted by up to seven bits."""
+    return torch.uint8 if bits < 8 else torch.int32 if bits <= 16 else torch.int64
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -37,14 +43,14 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         result  (ceil(n * bits / 8),) uint8
 
     Raises:
-        ShapeError: bits is not in 1..16.
+        ShapeError: bits is not in 1..32.
     """
     per, width = _layout(bits)
     flat = codes.reshape(-1)
     if bits == 8:
         return flat.to(torch.uint8).clone()
     count = flat.numel()
-    flat = flat.to(torch.uint8 if bits < 8 else torch.int32)
+    flat = flat.to(_worked_in(bits)) if bits <= 16 else flat.long() & (1 << bits) - 1
     if count % per:
         flat = torch.cat((flat, flat.new_zeros(per - count % per)))
     rows = flat.reshape(-1, per)
@@ -78,10 +84,8 @@ def unpack(data: Tensor, bits: int, count: int) -> Tensor:
     if flat.numel() % width:
         flat = torch.cat((flat, flat.new_zeros(width - flat.numel() % width)))
     rows = flat.reshape(-1, width)
-    kind = torch.uint8 if bits < 8 else torch.int32
-    if bits > 8:
-        rows = rows.to(torch.int32)
-    out = torch.empty(rows.shape[0], per, dtype=kind, device=data.device)
+    rows = rows.to(_worked_in(bits))
+    out = torch.empty(rows.shape[0], per, dtype=torch.uint8 if bits < 8 else torch.int32, device=data.device)
     mask = (1 << bits) - 1
     for i in range(per):
         value = None
@@ -91,5 +95,5 @@ def unpack(data: Tensor, bits: int, count: int) -> Tensor:
             piece = column << shift if shift >= 0 else column >> -shift
             value = piece if value is None else value | piece
         assert value is not None
-        out[:, i] = value & mask
+        out[:, i] = (value & mask).to(out.dtype)
     return out.reshape(-1)[:count].clone()

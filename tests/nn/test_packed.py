@@ -173,7 +173,7 @@ def test_parts_that_do_not_fit_are_named(change, error, message):
 
 
 def test_a_product_of_another_shape_is_named():
-    with pytest.raises(CheckpointError, match=r"a matrix of shape \(4, 8\), not \(4, 9\)"):
+    with pytest.raises(CheckpointError, match=r"the part 'right' is \(2, 8\), a low rank term of \(4, 9\) needs \(2, 9\)"):
         PackedWeight.described({"left": random(4, 2), "right": random(2, 8)}, (4, 9), [{"kind": "low rank"}])
 
 

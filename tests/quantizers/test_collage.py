@@ -1,10 +1,12 @@
 """Multi-component floats: the record's sum test and the bounds of the components."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 
-from lowbit.errors import ShapeError
-from lowbit.quantizers.collage import components, grow, two_sum
+from lowbit.errors import ShapeError, UnsupportedError
+from lowbit.quantizers.collage import components, grow, multiply, two_product, two_sum
 
 
 def test_two_components_leave_little_and_three_nothing():
@@ -31,3 +33,27 @@ def test_the_records_sum():
         x, dx = grow(x, dx, step)
     assert plain.item() == 1.0
     assert x.double().item() + dx.double().item() == pytest.approx(2.026, abs=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_two_product_is_exact(dtype):
+    a, b = (torch.randn(3000, generator=torch.Generator().manual_seed(s)).to(dtype) + 2 for s in (0, 1))
+    p, lost = two_product(a, b)
+    assert torch.equal(p, a * b) and bool((lost != 0).any())
+    for x, y, u, v in zip(a.tolist()[:500], b.tolist(), p.tolist(), lost.tolist(), strict=False):
+        assert Fraction(x) * Fraction(y) == Fraction(u) + Fraction(v)
+    with pytest.raises(UnsupportedError, match="torch.float64 and torch.float64"):
+        two_product(a.double(), b.double())
+
+
+@pytest.mark.parametrize(("beta", "steps", "wanted"), [(0.999, 2000, 0.1354), (0.95, 40, 0.12852)])
+def test_the_records_decays(beta, steps, wanted):
+    """A second moment that only decays: bf16(0.999) is 1, so one component never falls, two do."""
+    b = torch.tensor(beta).bfloat16()
+    db = (beta - b.double()).bfloat16()
+    plain, v, dv = (torch.tensor(x).bfloat16() for x in (1.0, 1.0, 0.0))
+    for _ in range(steps):
+        plain = plain * b
+        v, dv = multiply(v, dv, b, db)
+    assert v.double().item() + dv.double().item() == pytest.approx(wanted, abs=6e-5)
+    assert beta != 0.999 or plain.item() == 1.0

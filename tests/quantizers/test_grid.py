@@ -8,6 +8,7 @@ import torch
 
 from lowbit.blocks import Blocks
 from lowbit.errors import CheckpointError, ShapeError
+from lowbit.formats.bitmod import bitmod4
 from lowbit.formats.integer import INTEGERS
 from lowbit.formats.minifloat import float4_e2m1fn, float8_e4m3fn
 from lowbit.formats.table import TableFormat
@@ -217,3 +218,20 @@ def test_unpacking_checks_what_it_is_given():
     with pytest.raises(CheckpointError, match="the part 'order' is not a permutation of 32 columns"):
         q = quantizer("int4 g8").quantize(X)
         quantizer("int4 g8").unpack(q.packed() | {"order": torch.zeros(32, dtype=torch.int32)}, (4, 32))
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_blocks_with_tables_of_their_own(ordered):
+    """Every element by its own block's table, as an explicit search over that table finds it."""
+    g = torch.Generator().manual_seed(0)
+    x, table, scale = torch.randn(6, 32, generator=g), torch.randint(0, 5, (6, 4), generator=g), torch.rand(6, 4, generator=g) + 0.1
+    order = torch.randperm(32, generator=g) if ordered else None
+    grid = Grid(bitmod4, Blocks((8,)), (6, 32), scale=scale, table=table.clamp(max=3), order=order)
+    q = grid.choose(x)
+    y = q.dequantize()
+    tables = torch.tensor([bitmod4.values, *bitmod4.alternatives])
+    for place in range(32):
+        column = int(order[place]) if ordered else place
+        numbers = tables[table.clamp(max=3)[:, place // 8]] * scale[:, place // 8, None]
+        assert torch.equal(y[:, column], numbers.gather(1, q.codes[:, column, None].long())[:, 0])
+        assert torch.allclose((y[:, column] - x[:, column]).abs(), (numbers - x[:, column, None]).abs().amin(1), atol=1e-6)

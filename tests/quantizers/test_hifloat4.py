@@ -62,3 +62,22 @@ def test_zeros_and_signs():
     assert (hif4.quantize(x).dequantize() == 0).all()
     x = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
     assert torch.equal(hif4.quantize(-x).dequantize(), -hif4.quantize(x).dequantize())
+
+
+def test_hifloat5_by_its_formula_in_exact_steps():
+    """The formulas of the format with eighths, written once more on float64; the scale maps the largest number to 7 as in HiFloat4."""
+    x = torch.randn(50, 64, generator=torch.Generator().manual_seed(3)) * torch.exp2(torch.arange(-38.0, 12.0)).unsqueeze(1)
+    y = quantizer("hifloat5").quantize(x).dequantize()
+    seventh = torch.tensor(1 / 7).bfloat16().float()
+    for row, got in zip(x, y, strict=True):
+        want = (row.abs().max() * seventh).bfloat16().double().item()
+        e = math.floor(math.log2(want))
+        L1 = round(want / 2.0**e * 4) / 4 * 2.0**e
+        r = torch.tensor(1 / L1).bfloat16().double()
+        v8 = row.double().abs().reshape(8, 8).amax(1).repeat_interleave(8)
+        v4 = row.double().abs().reshape(16, 4).amax(1).repeat_interleave(4)
+        e2 = (v8 * r >= 4).double()
+        e3 = (v4 * r / 2**e2 >= 2).double()
+        m = (row.double().abs() * r / 2 ** (e2 + e3) * 8 + 0.5).floor().clamp(max=15) / 8
+        assert torch.equal(got.double(), row.double().sign() * m * 2 ** (e2 + e3) * L1)
+    assert quantizer("hifloat5").nbytes((1, 64)) == 44

@@ -162,8 +162,8 @@ def caret(spec):
         ("nvfp4 asym", "asym is for integers (int4 asym), float4_e2m1fn is none", 6),
         ("int4 percentile:2", "percentile:2: the share is in (0, 1], 0.999 for instance", 5),
         ("int4 percentile:high", "percentile:share needs a number, not 'high'", 5),
-        ("int4 mse:0.5:10:3", "mse takes 2 parameters (lowest, steps)", 5),
-        ("int4 mse:count=3", "mse has no parameter 'count'; it has lowest, steps", 5),
+        ("int4 mse:0.5:10:3:4", "mse takes 3 parameters (lowest, steps, highest)", 5),
+        ("int4 mse:count=3", "mse has no parameter 'count'; it has lowest, steps, highest", 5),
         ("int4 minmax:3", "minmax takes 0 parameters (none)", 5),
         ("int4 floor:3", "floor takes no parameters", 5),
         ("e9m9 g32", "e9m9: 9 exponent and 9 mantissa bits; a minifloat has 1 or more and at most 16 bits in all", 0),
@@ -205,3 +205,15 @@ def test_formats_by_name():
     assert format_named("e3m5f").bits == 9 and format_named("uq2.6").bits == 8
     with pytest.raises(UnknownName, match="no format is called 'float8_e4m3f'; did you mean 'float8_e4m3fn'"):
         find_format("float8_e4m3f")
+
+
+@pytest.mark.parametrize(("spec", "plainest"), [
+    ("e2m1 flat64", "float4_e2m1fn flat64"),  # not afpq4 with its rule undone
+    ("e2m1 g64", "float4_e2m1fn g64"),
+    ("e2m1 g64 sign_split", "afpq4 g64"),
+    ("fp8 tensor", "fp8 tensor"),
+    ("mxfp4 rceil", "mxfp4 rceil"),
+    ("int4 g64", "int4 g64"),
+])  # fmt: skip
+def test_the_plainest_words_are_printed(spec, plainest):
+    assert text(quantizer(spec)) == plainest and quantizer(plainest) == quantizer(spec)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from lowbit.errors import CheckpointError, ShapeError
+from lowbit.errors import CheckpointError, ShapeError, UnsupportedError
 from lowbit.quantizers.nvfp4 import nvfp4
 from lowbit.quantizers.spec import quantizer
-from lowbit.quantizers.weight import Indexed, LowRank, Weight, kind, unpack
+from lowbit.quantizers.weight import Form, Indexed, LowRank, Weight, forms, unpack
 from lowbit.testing.quantizers import sample
 
 W = sample((16, 64))
@@ -49,9 +49,8 @@ def test_it_packs_and_comes_back():
     parts = weight.packed()
     assert sorted(parts) == ["1.left", "1.right", "2.index", "2.values", "3.index", "3.values", "codes", "scale.codes", "scale.scale"]
     assert weight.nbytes == nvfp4.nbytes((16, 64)) + 4 * (32 + 128) + 4 * (2 + 128) + 4 * (3 + 48)
-    kinds = [kind(t) for t in weight.terms]
-    assert kinds == ["quantized", "low rank", "rows", "columns"]
-    back = unpack(kinds, weight.quantizers, parts, (16, 64))
+    assert [form.kind for form in forms(weight)] == ["quantized", "low rank", "rows", "columns"]
+    back = unpack(forms(weight), parts, (16, 64))
     assert torch.equal(back.dequantize(), weight.dequantize())
 
 
@@ -60,7 +59,7 @@ def test_factors_may_be_quantized():
     term = LowRank(left, right)
     assert term.shape == (16, 64)
     assert torch.equal(term.dequantize(), left.dequantize() @ right.dequantize())
-    assert sorted(term.packed()) == ["left.codes", "left.scale.codes", "right.codes", "right.scale.codes"]
+    assert sorted(term.packed()) == ["left.codes", "left.scale.codes", "rank", "right.codes", "right.scale.codes"]
 
 
 def test_errors():
@@ -69,7 +68,43 @@ def test_errors():
     with pytest.raises(ShapeError, match="the terms of a weight have one shape, got no term"):
         Weight(())
     weight = Weight(terms(), (nvfp4, None, None, None))
+    stored, parts = forms(weight), weight.packed()
     with pytest.raises(CheckpointError, match="term 1 is 'low rank' and its parts are"):
-        unpack(["quantized", "low rank"], [nvfp4, None], {k: v for k, v in weight.packed().items() if k != "1.left"}, (16, 64))
+        unpack(stored, {k: v for k, v in parts.items() if k != "1.left"}, (16, 64))
+    with pytest.raises(CheckpointError, match=r"the part 'right' is \(2, 64\), a low rank term of \(16, 64\) needs \(3, 64\)"):
+        unpack(stored, {**parts, "1.left": torch.ones(16, 3)}, (16, 64))
     with pytest.raises(CheckpointError, match=r"rows 3..9 of a matrix of shape \(8, 64\)"):
-        unpack(["rows"], [None], {"index": ROWS.int(), "values": torch.ones(2, 64)}, (8, 64))
+        unpack([Form("rows")], {"index": ROWS.int(), "values": torch.ones(2, 64)}, (8, 64))
+    with pytest.raises(CheckpointError, match="term 0 is 'lattice'"):
+        unpack([Form("lattice")], {"index": ROWS.int()}, (8, 64))
+
+
+def test_quantized_parts_come_back():
+    """Every place where a term may hold a quantized tensor, with scales of several levels."""
+    int8, sign = quantizer("int8 row"), (W >= 0).to(torch.uint8)
+    left, right = sample((16, 3), 5), sample((3, 64), 6)
+    weight = Weight(
+        (
+            quantizer("int3 g16").quantize(W),
+            Indexed(ROWS, nvfp4.quantize(sample((2, 64), 3)), 0, (16, 64), nvfp4),
+            Indexed(COLUMNS, int8.quantize(sample((16, 3), 4)), 1, (16, 64), int8),
+            LowRank(int8.quantize(left), quantizer("e4m3fn tensor").quantize(right), None, (int8, quantizer("e4m3fn tensor"))),
+            LowRank(left.half(), right.half(), sign),
+            LowRank(int8.quantize(left), right, sign, (int8, None)),
+        ),
+        (quantizer("int3 g16"), *[None] * 5),
+    )
+    parts = weight.packed()
+    assert [f.kind for f in forms(weight)] == ["quantized", "rows", "columns", "low rank", "signed low rank", "signed low rank"]
+    back = unpack(forms(weight), parts, (16, 64))
+    assert torch.equal(back.dequantize(), weight.dequantize())
+    again = back.packed()
+    assert parts.keys() == again.keys() and all(torch.equal(parts[k], again[k]) for k in parts)
+    assert forms(back) == forms(weight)
+    signed = weight.terms[4].dequantize()
+    assert torch.equal(signed, (left.half().float() @ right.half().float()) * (2.0 * sign - 1))
+
+
+def test_a_quantized_part_without_its_quantizer_is_named():
+    with pytest.raises(UnsupportedError, match="a rows term with quantized parts needs its quantizer to be packed"):
+        forms(Weight((Indexed(ROWS, nvfp4.quantize(sample((2, 64), 3)), 0, (16, 64)),)))

@@ -29,6 +29,16 @@ def test_probabilities_and_bias(bits):
         assert corrected or max(errors) <= 0
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_mean_bias_over_all_shares_is_the_formula(bits):
+    """All shares of 2**-12 gaps: cutting off loses half a step of the noise (less half a share), adding half a step mends it."""
+    shares = [i / 4096 for i in range(1, 4096)]
+    for corrected, wanted in ((False, -(2.0 ** -(bits + 1)) + 2.0**-13), (True, 2.0**-13)):
+        found = probabilities(few_bit_stochastic(bits, corrected=corrected), bits, shares)
+        mean = sum(p - s for p, s in zip(found, shares, strict=True)) / 4096
+        assert mean == pytest.approx(wanted, abs=1e-9)
+
+
 def test_widths_have_bounds():
     with pytest.raises(UnsupportedError, match="with 0 random bits"):
         few_bit_stochastic(0)

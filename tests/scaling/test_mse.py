@@ -44,7 +44,9 @@ def test_importance_moves_the_choice():
 
 @pytest.mark.parametrize("lowest, steps", [(0.0, 29), (1.0, 29), (0.5, 1)])
 def test_parameters_are_checked(lowest, steps):
-    with pytest.raises(UnsupportedError, match=r"the lowest share is in \(0, 1\), and at least 2 steps are taken"):
+    with pytest.raises(
+        UnsupportedError, match=r"the lowest share is in \(0, 1\), the highest in \[1, 16\], and at least 2 steps are taken"
+    ):
         MSE(lowest, steps)
 
 

@@ -144,7 +144,7 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"the tensor {name!r} has the shape {t.shape}")
     for name, facts in manifest.layers.items():
         terms = facts["terms"]
-        words = [facts["module"], *(word for term in terms for word in (term["kind"], term.get("spec", "")))]
+        words = [facts["module"], *(word for term in terms for word in (term["kind"], *term.values()))]
         words += [] if facts.get("activations") is None else [facts["activations"]]
         if not terms or not all(isinstance(w, str) for w in words) or not all(isinstance(n, int) and n >= 0 for n in facts["shape"]):
             raise ValueError(f"the layer {name!r} is described by {facts}")

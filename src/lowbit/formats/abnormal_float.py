@@ -10,7 +10,7 @@ YOSHIDA = Source(
     "Yoshida",
     2023,
     "arXiv:2306.06965",
-    parts="section 4, AF4 for blocks of 64: each number is the median of its bin, -1, 0 and 1 are kept",
+    parts="AF4 for blocks of 64: each number is the median of its bin, -1, 0 and 1 are kept",
     departs="Ties go to the even code.",
 )
 

@@ -12,10 +12,10 @@ from lowbit.rounding.rounding import Rounding
 
 
 class BitFormat(ABC):
-    """A symmetric format of up to 32 bits; codes are int32 words, numbers are exact in float64.
+    """A symmetric format of up to 32 bits; codes are words in int32 (of 32 bits, the upper half is negative), exact in float64.
 
     A subclass has ``name``, ``bits``, ``levels``, ``max``, ``top``, ``min_positive``, ``step_at_top``, ``encode`` and
-    ``decode64``. Codes of more than 16 bits cannot be packed.
+    ``decode64``.
     """
 
     bits: int

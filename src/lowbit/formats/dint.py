@@ -10,7 +10,7 @@ LEE = Source(
     "Lee et al.",
     2023,
     "arXiv:2311.05161",
-    parts="section 4.3, dINT",
+    parts="dINT",
     departs="The two codes taken are those of the most negative integers (-8 and -7 of int4), which the paper's text leaves open; "
     "ties between a half and an integer go to the integer.",
     records=("dint-aqas",),

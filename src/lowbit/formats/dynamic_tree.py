@@ -10,7 +10,7 @@ DETTMERS = Source(
     "Dettmers",
     2015,
     "arXiv:1511.04561",
-    parts="section 2.1, dynamic tree quantization; with the numbers of bitsandbytes (signed, 7 exponent bits)",
+    parts="dynamic tree quantization, with the numbers of bitsandbytes (signed, 7 exponent bits)",
     departs="Ties go to the even code.",
     records=("kbit-scaling",),
 )

@@ -20,7 +20,7 @@ COURBARIAUX = Source(
     "Courbariaux, Bengio, David",
     2014,
     "arXiv:1412.7024",
-    parts="section 3.2",
+    parts="fixed point",
     records=("pychop",),
 )
 

@@ -1,4 +1,4 @@
-"""HiFloat4's parts: elements in sign and magnitude of quarters, one-bit exponents, and the e6m2 scale of 64 numbers."""
+"""HiFloat4's parts: elements in sign and magnitude of quarters (HiFloat5: eighths), one-bit exponents, the e6m2 scale of 64 numbers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ def e6m2(code: int) -> float:
     return math.nan if code == 255 else 2.0 ** ((code >> 2) - 48) * (1 + (code & 3) / 4)
 
 
-# ties go away from zero: codes of positive numbers are odd, of negative ones even
-hifloat4 = register("format", "hifloat4_element", HIF4, aliases=("s1p2",))(
-    TableFormat(
-        "hifloat4_element", tuple((-1.0 if code > 7 else 1.0) * (code & 7) / 4 for code in range(16)), odd=(True,) * 8 + (False,) * 8
-    )
-)
+def sign_and_magnitude(name: str, bits: int) -> TableFormat:
+    """Sign and magnitude from 0 to just below 2. Ties go away from zero: codes of positive numbers are odd, of negative ones even."""
+    half = 2 ** (bits - 1)
+    numbers = tuple((-1.0 if code >= half else 1.0) * (code % half) * 2 / half for code in range(2 * half))
+    return TableFormat(name, numbers, odd=(True,) * half + (False,) * half)
+
+
+hifloat4 = register("format", "hifloat4_element", HIF4, aliases=("s1p2",))(sign_and_magnitude("hifloat4_element", 4))
+hifloat5 = register("format", "hifloat5_element", HIF4, aliases=("s1p3",))(sign_and_magnitude("hifloat5_element", 5))
 one_or_two = register("format", "hifloat4_exponent", HIF4)(TableFormat("hifloat4_exponent", (1.0, 2.0)))
 scale = register("format", "hifloat4_scale", HIF4, aliases=("ue6m2",))(TableFormat("hifloat4_scale", tuple(map(e6m2, range(256)))))

@@ -15,7 +15,7 @@ LUO = Source(
     "Luo et al.",
     2024,
     "arXiv:2409.16626",
-    parts="section 2 (encoding), 2.3 (rounding half away from zero)",
+    parts="the encoding, and rounding half away from zero",
     departs="overflow=special is the paper's (from 1.25 * 2**15 on Inf); saturate is the library's default. absmax maps a block's "
     "largest magnitude to 15, the end of the range with three mantissa bits. The hybrid rounding takes its random bits from "
     "the discarded tail in the paper, here it is any stochastic rounding.",

@@ -23,7 +23,7 @@ FNUZ = Source(
     "Noune, Jones, Justus, Masters, Luschi",
     2022,
     "arXiv:2206.02915",
-    parts="section 3 (one NaN at the code of -0, bias one larger)",
+    parts="one NaN at the code of -0, bias one larger",
     records=("fp8-formats",),
 )
 OCP_MX = Source(
@@ -49,7 +49,8 @@ POWER = Source(
     "Kuzmin, van Baalen, Ren, Nagel, Peters, Blankevoort",
     2022,
     "arXiv:2208.09225",
-    parts="section 2, any split of the bits between exponent and mantissa, any bias",
+    parts="any split of the bits between exponent and mantissa, any real bias; the search over both for the least squared error",
+    departs="A range is searched in steps of 0.05 of the largest magnitude, not of 0.01.",
     records=("fp8-exponent",),
 )
 

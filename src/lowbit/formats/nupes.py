@@ -16,8 +16,9 @@ YVINEC = Source(
     "Yvinec, Dapogny, Bailly",
     2023,
     "arXiv:2308.05600",
-    parts="section 3.1 (power automorphisms), and the search over the exponent of PowerQuant (arXiv:2301.09858)",
-    departs="Rounding to nearest is in the domain of the power, as in the paper, not on the numbers. The gradient method is not here.",
+    parts="power automorphisms, and the search over the exponent of PowerQuant (arXiv:2301.09858)",
+    departs="Rounding to nearest is in the domain of the power, as in the paper, not on the numbers. Exponents are 0.25, 0.3 .. 1. The "
+    "gradient method is not here.",
     records=("nupes",),
 )
 

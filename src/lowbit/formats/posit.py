@@ -103,7 +103,7 @@ def _middles(fmt: Posit) -> dict[tuple[Fraction, Fraction], Fraction]:
 
 @dataclass(frozen=True)
 class WidePosit(BitFormat):
-    """A posit of up to 32 bits by arithmetic on the bits of float64; codes are the words, negative ones sign-extended in int32.
+    """A posit of up to 32 bits by arithmetic on the bits of float64; codes are the words as they are packed, in int32.
 
     Args:
         bits: 3 to 32.
@@ -168,7 +168,8 @@ class WidePosit(BitFormat):
         word = torch.where(share > 0, word + rises, word)
         word = torch.where(x == 0, 0, torch.where(negative, -word, word))
         lost = torch.isnan(x) | (torch.isinf(x) if overflow == "special" else False)
-        return torch.where(lost, -(1 << self.bits - 1), word).int()
+        word = torch.where(lost, -(1 << self.bits - 1), word)
+        return (word & (1 << self.bits) - 1).int()  # of 32 bits, the upper half is negative
 
     def _truncated(self, size: Tensor) -> tuple[Tensor, Tensor]:
         """The word cut off after ``bits``, and 0, 0.25, 0.5 or 0.75 as the rest is nothing, below half, half or above."""

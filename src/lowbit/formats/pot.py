@@ -13,7 +13,7 @@ INQ = Source(
     "Miyashita, Lee, Murmann",
     2016,
     "arXiv:1603.01025",
-    parts="section 3 (base two), with zero as in arXiv:1702.03044",
+    parts="base two, with zero as in arXiv:1702.03044",
     departs="Nearest is on the numbers, not on their logarithms.",
 )
 

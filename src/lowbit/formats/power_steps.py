@@ -15,9 +15,9 @@ WU = Source(
     "Wu, Yao, He",
     2023,
     "arXiv:2307.09782",
-    parts="section 3, constraint M2: ratios of scales are powers of two",
+    parts="constraint M2: ratios of scales are powers of two",
     departs="Roundings to nearest are on the exponent (the middle of two neighbours is sqrt(2) times the smaller).",
-    records=("zeroquant-fp", "llm-fp4"),
+    records=("zeroquant-fp",),
 )
 
 
@@ -29,24 +29,26 @@ class Halvings(MiddleFormat):
         return Fraction(math.sqrt(float(low * high)))
 
 
-def halvings(count: int) -> Halvings:
-    """The numbers 2**-n, n = 0 .. count - 1; the code is n.
+def halvings(count: int, room: int | None = None) -> Halvings:
+    """The numbers 2**-n, n = 0 .. count - 1; the code is n, of as many bits as ``room`` numbers take.
 
     Raises:
-        UnsupportedError: fewer than 2 or more than 120 numbers.
+        UnsupportedError: fewer than 2 or more than 120 numbers, or less room than numbers.
     """
-    if not 2 <= count <= 120:
-        raise UnsupportedError(f"halvings{count}: 2 to 120 numbers")
-    return Halvings(f"halvings{count}", tuple(2.0**-n for n in range(count)))
+    of = room or count
+    name = f"halvings{count}" if room is None else f"halvings{count}of{room}"
+    if not 2 <= count <= of <= 120:
+        raise UnsupportedError(f"{name}: 2 to 120 numbers, and room for all of them")
+    return Halvings(name, tuple(2.0**-n for n in range(of)), reserved=frozenset(range(count, of)))
 
 
 halvings4, halvings15 = (register("format", f"halvings{count}", WU)(halvings(count)) for count in (4, 15))
 
-NAME = re.compile(r"halvings(?P<count>\d+)")
+NAME = re.compile(r"halvings(?P<count>\d+)(?:of(?P<room>\d+))?")
 
 
 @register("format family", "halvings<n>", WU)
 def from_name(name: str) -> Halvings | None:
-    """1, 1/2 .. n numbers."""
+    """1, 1/2 .. n numbers; ``halvings4of8`` has 4 of them in codes of 3 bits."""
     match = NAME.fullmatch(name)
-    return None if match is None else halvings(int(match["count"]))
+    return None if match is None else halvings(int(match["count"]), int(match["room"]) if match["room"] else None)

@@ -10,7 +10,7 @@ DOTZEL = Source(
     "Dotzel et al.",
     2024,
     "arXiv:2405.03103",
-    parts="section 3.2, algorithm 1, 5 degrees of freedom",
+    parts="the quantiles of a Student distribution, 5 degrees of freedom",
     departs="Ties go to the even code.",
 )
 

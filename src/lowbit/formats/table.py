@@ -199,6 +199,10 @@ class TableFormat:
             return (self.top,)
         return tuple(max(line.values[-1], -line.values[0]) for line in self.lines)
 
+    def alone(self, table: int) -> TableFormat:
+        """The format of one table of a format with alternatives."""
+        return _alone(self, table)
+
     @cached_property
     def step_at_top(self) -> float:
         magnitudes = sorted({abs(v) for v in self.lines[0].values})
@@ -320,6 +324,11 @@ def _float32(name: str, values: tuple[float, ...]) -> tuple[float, ...]:
                 f"format {name!r} holds {exact:g}, which float32 cannot; numbers are at most 3.4e38 and not below 1.4e-45"
             )
     return rounded
+
+
+@lru_cache(maxsize=256)
+def _alone(fmt: TableFormat, table: int) -> TableFormat:
+    return TableFormat(f"{fmt.name}, table {table}", (fmt.values, *fmt.alternatives)[table], fmt.odd, fmt.reserved)
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ HU = Source(
     "Hu et al.",
     2025,
     "arXiv:2509.17791",
-    parts="section 4 (UE5M3 block scales)",
+    parts="UE5M3 block scales",
     departs="The top code is not standardised: here it is the one NaN, as in e4m3fn, so the largest scale is 1.75 * 2**16; bias 15.",
     records=("fp4-design-space",),
 )

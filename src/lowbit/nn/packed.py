@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowbit.errors import CheckpointError, UnsupportedError
-from lowbit.quantizers.grid import QTensor
-from lowbit.quantizers.quantizer import Quantizer
+from lowbit.errors import CheckpointError
 from lowbit.quantizers.spec import quantizer as parse
 from lowbit.quantizers.spec import text
-from lowbit.quantizers.weight import Indexed, LowRank, Weight, kind, unpack
+from lowbit.quantizers.weight import Form, Weight, forms, unpack
 
 
 class PackedWeight(nn.Module):
@@ -25,14 +23,13 @@ class PackedWeight(nn.Module):
     Args:
         parts: as ``Weight.packed`` gives them.
         shape: of the dense weight.
-        kinds, quantizers: of each term, see ``lowbit.quantizers.weight.unpack``.
+        stored: the form of each term.
     """
 
-    def __init__(self, parts: Mapping[str, Tensor], shape: Sequence[int], kinds: Sequence[str], quantizers: Sequence[Quantizer | None]):
+    def __init__(self, parts: Mapping[str, Tensor], shape: Sequence[int], stored: Sequence[Form]):
         super().__init__()
         self.shape = torch.Size(shape)
-        self.kinds = tuple(kinds)
-        self.quantizers = tuple(quantizers)
+        self.stored = tuple(stored)
         self.names = {name.replace(".", "_"): name for name in parts}
         for buffer, name in self.names.items():
             self.register_buffer(buffer, parts[name])
@@ -44,14 +41,9 @@ class PackedWeight(nn.Module):
         """Pack a weight.
 
         Raises:
-            UnsupportedError: a term cannot be written: its quantizer is not known, or a factor is itself quantized.
+            UnsupportedError: something in it is quantized by a quantizer that is not known.
         """
-        quantizers = weight.quantizers or (None,) * len(weight.terms)
-        for term, quantizer in zip(weight.terms, quantizers, strict=True):
-            inner = [term.left, term.right] if isinstance(term, LowRank) else [term.values] if isinstance(term, Indexed) else []
-            if (isinstance(term, QTensor) and quantizer is None) or any(isinstance(t, QTensor) for t in inner):
-                raise UnsupportedError(f"a {kind(term)} term with quantized parts needs its quantizer to be packed")
-        return cls(weight.packed(), weight.shape, [kind(t) for t in weight.terms], quantizers)
+        return cls(weight.packed(), weight.shape, forms(weight))
 
     @classmethod
     def described(cls, parts: Mapping[str, Tensor], shape: Sequence[int], terms: Sequence[Mapping[str, str]]) -> PackedWeight:
@@ -61,19 +53,16 @@ class PackedWeight(nn.Module):
             CheckpointError: a part is missing, does not fit, or is one too many.
             SpecError: a spec string cannot be parsed.
         """
-        quantizers = [parse(t["spec"]) if "spec" in t else None for t in terms]
-        module = cls(parts, shape, [t["kind"] for t in terms], quantizers)
+        module = cls(parts, shape, [Form(t["kind"], {k: parse(v) for k, v in t.items() if k != "kind"}) for t in terms])
         weight = module.unpacked()
         unknown = parts.keys() - weight.packed().keys()
         if unknown:
             raise CheckpointError(f"the parts {sorted(unknown)} belong to none of its terms")
-        if set(module.kinds) != {"quantized"} and weight.dequantize().shape != module.shape:
-            raise CheckpointError(f"its terms make up a matrix of shape {weight.shape}, not {tuple(shape)}")
         return module
 
     def describe(self) -> list[dict[str, str]]:
-        """Kind and spec string of each term, as stored in a checkpoint."""
-        return [{"kind": k, "spec": text(q)} if q is not None else {"kind": k} for k, q in zip(self.kinds, self.quantizers, strict=True)]
+        """Kind of each term and the spec strings of what is quantized in it, as stored in a checkpoint."""
+        return [{"kind": form.kind, **{k: text(q) for k, q in form.quantizers.items()}} for form in self.stored]
 
     def parts(self) -> dict[str, Tensor]:
         """The packed parts under their own (dotted) names."""
@@ -81,7 +70,7 @@ class PackedWeight(nn.Module):
 
     def unpacked(self) -> Weight:
         """The weight with its codes laid open."""
-        return unpack(self.kinds, self.quantizers, self.parts(), tuple(self.shape))
+        return unpack(self.stored, self.parts(), tuple(self.shape))
 
     def dense(self) -> Tensor:
         """The float32 weight; kept for the next call when ``keep_dense`` is set."""

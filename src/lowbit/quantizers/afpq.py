@@ -14,7 +14,7 @@ AFPQ = Source(
     "Zhang et al.",
     2023,
     "arXiv:2311.01792",
-    parts="section 3, with FP4 (e2m1), FP3 (e2m0) and NF4",
+    parts="a scale for each sign, with FP4 (e2m1), FP3 (e2m0) and NF4",
     departs="A sign without numbers has scale 0. NF4 keeps its own positive and negative halves.",
     records=("afpq",),
 )

@@ -14,7 +14,7 @@ DAS = Source(
     "Das et al.",
     2018,
     "arXiv:1802.00930",
-    parts="section 3.1: E = floor(log2 max|x|) - (P - 2), integers within +-(2**(P-1) - 1)",
+    parts="E = floor(log2 max|x|) - (P - 2), integers within +-(2**(P-1) - 1)",
     departs="The exponent is kept to -127 .. 127, one byte.",
     records=("dfp16-int",),
 )

@@ -18,7 +18,7 @@ WU = Source(
     "Wu et al.",
     2023,
     "arXiv:2312.08583",
-    parts="section 4 (e3m2, one scale a row), 4+2 storage and bias shift",
+    parts="e3m2 with one scale a row, 4+2 storage and bias shift",
     departs="Planes follow the packing order of the library; the pre-permutation for a GPU's threads is left out.",
     records=("fp6-4plus2",),
 )

@@ -13,7 +13,7 @@ FP8 = Source(
     "Micikevicius et al.",
     2022,
     "arXiv:2209.05433",
-    parts="section 3.1 (scales in software)",
+    parts="scales in software",
     records=("fp8-formats",),
 )
 DEEPSEEK = Source(

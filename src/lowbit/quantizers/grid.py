@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from lowbit.blocks import Blocks
 from lowbit.errors import CheckpointError, ShapeError
 from lowbit.formats.format import Format, Overflow
+from lowbit.formats.table import TableFormat
 from lowbit.kernels.grid_spec import Units
 from lowbit.kernels.op import DEQUANTIZE, ENCODE, PACK, UNPACK
 from lowbit.packing import pack, packed_nbytes, unpack
@@ -95,6 +96,8 @@ class Grid:
         """
         if tuple(x.shape) != tuple(self.shape):
             raise ShapeError(f"the grid was made for {tuple(self.shape)}, the tensor is {tuple(x.shape)}")
+        if self.table is not None and type(self.format) is TableFormat:
+            return QTensor(self._by_table(lambda grid: grid.choose(x, rounding, noise).codes), self)
         told = (x, numbers_of(self.format, rounding, self.overflow), self.blocks, self._units(), noise)
         kernel = ENCODE.kernel(*told)
         if kernel is not None:
@@ -114,6 +117,21 @@ class Grid:
             codes = self.format.encode(torch.where(torch.isnan(y), torch.nan, value))
         return QTensor(self._merge(codes), self)
 
+    def _by_table(self, result: Callable[[Grid], Tensor]) -> Tensor:
+        """What each of the tables in use gives for all elements, taken where an element's block uses it."""
+        assert isinstance(self.format, TableFormat) and self.table is not None
+        used = self.table.unique().tolist() or [0]
+        ways = [result(replace(self, format=self.format.alone(k), table=None)) for k in used]
+        if len(ways) == 1:
+            return ways[0]
+        which = self.blocks.expand(self.table, self.shape)
+        if self.order is not None:
+            which = torch.empty_like(which).index_copy_(-1, self.order, which)
+        out = ways[0]
+        for k, way in zip(used[1:], ways[1:], strict=True):
+            out = torch.where(which == k, way, out)
+        return out
+
     def _in_units(self, y: Tensor) -> Tensor:
         if self.inverse is not None:
             return y * self.inverse.unsqueeze(-1)
@@ -126,6 +144,8 @@ class Grid:
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """The float32 numbers of codes of this grid."""
+        if self.table is not None and type(self.format) is TableFormat:
+            return self._by_table(lambda grid: grid.dequantize(codes))
         told = (codes, decoded_of(self.format), self.blocks, self._units())
         kernel = DEQUANTIZE.kernel(*told)
         if kernel is not None:

@@ -1,4 +1,4 @@
-"""HiFloat4: 64 numbers share an e6m2 scale, 8 and 4 of them one exponent bit each; 4.5 bits a number."""
+"""HiFloat4 and HiFloat5: 64 numbers share an e6m2 scale, 8 and 4 of them one exponent bit each; 4.5 or 5.5 bits a number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lowbit.blocks import Blocks
 from lowbit.catalog import register
-from lowbit.formats.hifloat4 import HIF4, hifloat4, one_or_two, scale
+from lowbit.formats.hifloat4 import HIF4, hifloat4, hifloat5, one_or_two, scale
+from lowbit.formats.table import TableFormat
 from lowbit.kernels.grid_spec import GridSpec, ScaleRule
 from lowbit.packing import packed_nbytes
 from lowbit.quantizers.grid import Grid, QTensor, unpack_codes
@@ -30,12 +31,19 @@ class HiFloat4(Quantizer):
 
     L1 = e6m2(bf16(V64 * bf16(1/7)));  r = bf16(1 / L1);  e2 = [V8 * r >= 4];  e3 = [V4 * r / 2**e2 >= 2]
     m  = min(floor(|x| * r / 2**(e2 + e3) * 4 + 1/2), 7) / 4
+
+    Args:
+        element: HiFloat5 has eighths in place of quarters, the rest is the same.
     """
+
+    element: TableFormat = hifloat4
 
     @cached_property
     def lowered(self) -> GridSpec | str:
         """What kernels are told, or why they cannot be told."""
-        element, stored = numbers_of(hifloat4, nearest_even, "saturate"), numbers_of(scale, nearest_even, "saturate")
+        if self.element.bits > 4:
+            return f"the kernel holds elements of 4 bits, {self.element.name} has {self.element.bits}"
+        element, stored = numbers_of(self.element, nearest_even, "saturate"), numbers_of(scale, nearest_even, "saturate")
         if isinstance(element, str) or isinstance(stored, str):
             return f"{element}; {stored}"
         seventh = float(torch.tensor(1 / 7).bfloat16())
@@ -60,16 +68,16 @@ class HiFloat4(Quantizer):
         e3 = (v4 * r4 * half >= 2).to(torch.uint8)
         level2 = QTensor(e2, Grid(one_or_two, Blocks((8,)), counts[1], scale=level1))
         level3 = QTensor(e3, Grid(one_or_two, Blocks((2,)), counts[0], scale=level2))
-        return Grid(hifloat4, Blocks((4,)), shape, scale=level3, inverse=r4 * half / (1 + e3.float()))
+        return Grid(self.element, Blocks((4,)), shape, scale=level3, inverse=r4 * half / (1 + e3.float()))
 
     def quantize(self, x: Tensor, importance: Tensor | None = None, noise: Tensor | None = None) -> QTensor:
         """The codes of x, ties away from zero."""
         return self.grid(x).choose(x.float())
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
-        """36 bytes for 64 numbers."""
+        """36 bytes for 64 numbers (44 in HiFloat5)."""
         e3, e2, scales = (torch.Size(counts).numel() for counts in self._counts(shape))
-        return packed_nbytes(torch.Size(shape).numel(), 4) + packed_nbytes(e3, 1) + packed_nbytes(e2, 1) + scales
+        return packed_nbytes(torch.Size(shape).numel(), self.element.bits) + packed_nbytes(e3, 1) + packed_nbytes(e2, 1) + scales
 
     def unpack(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> QTensor:
         """The inverse of ``QTensor.packed``.
@@ -82,7 +90,8 @@ class HiFloat4(Quantizer):
         for name, blocks, n in (("scale.scale.codes", 8, 1), ("scale.codes", 2, 0)):
             codes = unpack_codes(parts, name, one_or_two, counts[n])
             stored = QTensor(codes, Grid(one_or_two, Blocks((blocks,)), counts[n], scale=stored))
-        return QTensor(unpack_codes(parts, "codes", hifloat4, tuple(shape)), Grid(hifloat4, Blocks((4,)), tuple(shape), scale=stored))
+        grid = Grid(self.element, Blocks((4,)), tuple(shape), scale=stored)
+        return QTensor(unpack_codes(parts, "codes", self.element, tuple(shape)), grid)
 
     def _counts(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
         Blocks((SIZES[2],)).axes(shape)
@@ -90,3 +99,4 @@ class HiFloat4(Quantizer):
 
 
 hifloat4_quantizer = register("quantizer", "hifloat4", HIF4, aliases=("hif4",))(HiFloat4())
+hifloat5_quantizer = register("quantizer", "hifloat5", HIF4, aliases=("hif5",))(HiFloat4(hifloat5))

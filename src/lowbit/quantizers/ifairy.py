@@ -24,7 +24,7 @@ WANG = Source(
     "Wang et al.",
     2025,
     "arXiv:2508.05571",
-    parts="section 3.2, Eq. 2-4",
+    parts="the quantizer: a root by the sector of the phase, two mean scales",
     departs="Neighbours on the last axis are the real and imaginary part of one weight. A sector holds its lower border. A sector pair "
     "without entries has scale 0 (the released code divides zero by zero).",
     records=("ifairy",),

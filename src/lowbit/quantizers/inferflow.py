@@ -16,7 +16,7 @@ SHI = Source(
     "Shi et al.",
     2024,
     "arXiv:2401.08294",
-    parts="section 3, 3.5-bit quantization (Q3H_B64T1)",
+    parts="3.5-bit quantization (Q3H_B64T1)",
     departs="Words of seven bits follow each other; the engine cuts them into planes of 4, 2 and 1 bits. Codes are chosen with the "
     "stored float16 scale and base. Blocks whose scale is below 1e-5 are quantized like the others.",
     records=("inferflow",),

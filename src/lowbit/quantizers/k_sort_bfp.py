@@ -14,7 +14,7 @@ TRUKHANOV = Source(
     "Trukhanov, Soloveychik",
     2024,
     "arXiv:2403.20137",
-    parts="section 2 (BFP12 with 4-bit, BFP16 with 8-bit mantissas)",
+    parts="BFP12 with 4-bit, BFP16 with 8-bit mantissas",
     departs="The number grid only; the channel permutation is another thing. Blocks of 32 by default.",
     records=("k-sort-bfp",),
 )

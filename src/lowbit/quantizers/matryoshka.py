@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from lowbit.catalog import Source, register
 from lowbit.errors import UnsupportedError
+from lowbit.formats.integer import INTEGERS
+from lowbit.quantizers.grid import QTensor, dense
 
 NAIR = Source(
     "Matryoshka Quantization",
     "Nair et al.",
     2025,
     "arXiv:2502.06786",
-    parts="Eq. 4 and 8 (slice, saturated or with extra precision); the same slice in MatGPTQ, arXiv:2602.03537",
+    parts="the slice, saturated or with extra precision; the same slice in MatGPTQ, arXiv:2602.03537",
     records=("matquant", "matgptq"),
 )
 
@@ -53,3 +57,26 @@ def sliced(codes: Tensor, bits: int, master: int = 8, *, saturate: bool = True) 
         UnsupportedError: bits is not between 1 and master.
     """
     return slice_codes(codes.to(torch.int32), bits, master, saturate=saturate) << _checked(bits, master)
+
+
+def slice_tensor(q: QTensor, bits: int, *, saturate: bool = True) -> QTensor:
+    """An integer tensor with the upper ``bits`` bits of its codes, as a quantized tensor of its own that packs in ``bits`` bits.
+
+    With t the slices of the codes counted from the smallest integer, x = s * (t * 2**d - z) = (s * 2**d) * (t - z / 2**d): the scale
+    grows by 2**d; a zero point that is no whole number then becomes an offset.
+
+    Raises:
+        UnsupportedError: its format is no integer of all codes, or has fewer bits.
+    """
+    master = q.grid.format
+    signed = master == INTEGERS.get(f"int{master.bits}")
+    if (not signed and master != INTEGERS.get(f"uint{master.bits}")) or (signed and q.grid.zero is not None) or q.grid.scale is None:
+        raise UnsupportedError(f"slices of {master.name}; it takes int8, or uint8 with a zero point, with scales")
+    d = _checked(bits, master.bits)
+    half = 1 << master.bits - 1
+    t = slice_codes(q.codes.int() ^ (half if signed else 0), bits, master.bits, saturate=saturate)
+    scale = dense(q.grid.scale)
+    grid = replace(q.grid, format=INTEGERS[f"{'' if signed else 'u'}int{bits}"], scale=scale * 2.0**d)
+    if q.grid.zero is not None:
+        grid = replace(grid, zero=None, offset=-scale * q.grid.zero)
+    return QTensor((t ^ (1 << bits - 1 if signed else 0)).to(q.codes.dtype), grid)

@@ -13,7 +13,7 @@ JASEMI = Source(
     "Jasemi, Hessabi, Bagherzadeh",
     2020,
     "arXiv:2001.08806",
-    parts="section 4 (sign duplication)",
+    parts="sign duplication",
     departs="The rewrites of the other cells (rotation, rounding) are not here.",
     records=("mlc-sttram",),
 )

@@ -16,7 +16,7 @@ YVINEC = Source(
     "Yvinec, Dapogny, Cord, Bailly",
     2022,
     "arXiv:2203.14645",
-    parts="Eq. 4-5 (expansion), section 3.3 (group sparsity)",
+    parts="the residual expansion and its group sparsity",
     departs="The share of rows is given, not found from a budget over layers.",
     records=("rex",),
 )
@@ -48,12 +48,16 @@ def residuals(W: Tensor, quantizers: list[Quantizer], share: float = 1.0) -> Wei
             terms.append(q)
             rest = rest - q.dequantize()
             continue
-        kept = max(1, round(share * len(W)))
-        index = rest.double().square().sum(1).topk(kept).indices.sort().values
+        index = rest.double().square().sum(1).topk(rows_kept(len(W), share)).indices.sort().values
         q = quantizer.quantize(rest[index])
-        terms.append(Indexed(index, q, 0, tuple(W.shape)))
+        terms.append(Indexed(index, q, 0, tuple(W.shape), quantizer))
         rest = rest.index_put((index,), rest[index] - q.dequantize())
-    return Weight(tuple(terms), tuple(quantizers))
+    return Weight(tuple(terms), tuple(q if isinstance(t, QTensor) else None for t, q in zip(terms, quantizers, strict=True)))
+
+
+def rows_kept(rows: int, share: float) -> int:
+    """How many rows a share is, at least one."""
+    return max(1, round(share * rows))
 
 
 def error_bound(first: QTensor, bits: int, terms: int) -> float:

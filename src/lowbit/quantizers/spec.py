@@ -4,6 +4,7 @@
 
     spec   = head { token }
     head   = a registered quantizer (nvfp4) or format (float4_e2m1fn) | e<E>m<M>.. | q<I>.<F> | table(-1;0;1)
+           | best(e2m1 row;e1m2f row)                             of schemes of one size the one with the least error
     token  = g64 | row | tensor | flat64 | 128x128 | ragged       who shares a scale
            | absmax | minmax | mse | floor | percentile:0.99 ..   the scale rule, parameters after colons
            | asym                                                 an unsigned integer, minmax and a zero point
@@ -32,6 +33,7 @@ from lowbit.errors import LowbitError, SpecError
 from lowbit.formats.format import Format
 from lowbit.formats.minifloat import float16
 from lowbit.formats.table import TableFormat
+from lowbit.quantizers.best import Best
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.scheme import Scheme, cast
 from lowbit.scaling.absmax import absmax
@@ -91,6 +93,8 @@ def _head(spec: str, start: int, head: str) -> tuple[Quantizer, bool]:
     entry = catalog.lookup("quantizer", head)
     if entry is not None:
         return entry.thing, False
+    if head.startswith("best(") and head.endswith(")"):
+        return _best(spec, start, head), False
     try:
         fmt = format_named(head)
     except LowbitError as error:
@@ -99,6 +103,25 @@ def _head(spec: str, start: int, head: str) -> tuple[Quantizer, bool]:
         known = [*catalog.names("quantizer"), *catalog.names("format")]
         raise _error(spec, start, f"no quantizer or format is called {head!r}{catalog.nearest(head, known)}")
     return cast(fmt), True
+
+
+def _best(spec: str, start: int, head: str) -> Best:
+    try:
+        return Best(tuple(quantizer(option.strip()) for option in _outside(head[5:-1], ";")))  # type: ignore[misc] # checked by Best
+    except LowbitError as error:
+        raise _error(spec, start, str(error).partition("\n")[0]) from None
+
+
+def _outside(words: str, separator: str) -> list[str]:
+    """The parts between separators that are in no parentheses."""
+    parts, depth = [""], 0
+    for letter in words:
+        depth += (letter == "(") - (letter == ")")
+        if letter == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
 
 
 def format_named(name: str) -> Format | None:
@@ -245,7 +268,7 @@ def _error(spec: str, place: int, what: str) -> SpecError:
 
 
 def text(value: Quantizer) -> str:
-    """The shortest spec string that parses back to this quantizer.
+    """The plainest spec string that parses back to this quantizer: the fewest words, and of those the shortest.
 
     Raises:
         SpecError: a part of it has no name (a table format that is not registered prints as its numbers).
@@ -253,6 +276,8 @@ def text(value: Quantizer) -> str:
     for entry in catalog.entries("quantizer"):
         if entry.thing == value:
             return entry.name
+    if isinstance(value, Best):
+        return f"best({';'.join(map(text, value.options))})"
     if not isinstance(value, Scheme):
         raise SpecError(f"{type(value).__name__} is not registered, so it has no spec string; register it as a quantizer")
     ways = [_from_format(value)]
@@ -261,7 +286,7 @@ def text(value: Quantizer) -> str:
             words = _differences(entry.thing, value)
             if words is not None:
                 ways.append(" ".join([entry.name, *words]))
-    for way in sorted(ways, key=len):
+    for way in sorted(ways, key=lambda way: (way.count(" "), len(way))):
         if way is not None and quantizer(way) == value:
             return way
     raise SpecError(f"no spec string gives back {value}; register its format")

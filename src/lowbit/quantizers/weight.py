@@ -4,38 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lowbit.errors import CheckpointError, ShapeError
-from lowbit.quantizers.grid import QTensor, dense
+from lowbit.errors import CheckpointError, ShapeError, UnsupportedError
+from lowbit.packing import unpack as unpack_bits
+from lowbit.quantizers.grid import QTensor, dense, packed_codes
 from lowbit.quantizers.quantizer import Quantizer
 
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """left @ right, computed in float32.
+    """left @ right, computed in float32; with ``sign``, its numbers with their signs changed where that is 0.
 
     Shapes:
         left    (out, rank)
         right   (rank, in)
+        sign    (out, in) uint8 or None: 1 keeps a number, 0 changes its sign
+
+    Args:
+        quantizers: of the factors that are quantized, so that they can be read back.
     """
 
     left: Tensor | QTensor
     right: Tensor | QTensor
+    sign: Tensor | None = None
+    quantizers: tuple[Quantizer | None, Quantizer | None] = (None, None)
 
     @property
     def shape(self) -> tuple[int, ...]:
         return (self.left.shape[0], self.right.shape[1])
 
     def dequantize(self) -> Tensor:
-        """The product, (out, in) float32."""
-        return dense(self.left).float() @ dense(self.right).float()
+        """The matrix, (out, in) float32."""
+        product = dense(self.left).float() @ dense(self.right).float()
+        return product if self.sign is None else torch.where(self.sign > 0, product, -product)
 
     def packed(self) -> dict[str, Tensor]:
-        """Both factors, packed where they are quantized."""
-        return {**_packed("left", self.left), **_packed("right", self.right)}
+        """Both factors, packed where they are quantized (then ``rank`` says how they are cut), and a bit for each sign."""
+        parts = {**_packed("left", self.left), **_packed("right", self.right)}
+        if isinstance(self.left, QTensor) or isinstance(self.right, QTensor):
+            parts["rank"] = torch.tensor([self.left.shape[1]], dtype=torch.int32)
+        if self.sign is not None:
+            parts["sign"] = packed_codes(self.sign, 1)
+        return parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +59,16 @@ class Indexed:
     Shapes:
         index   (k,) int64, distinct
         values  (k, in) or (out, k)
+
+    Args:
+        quantizer: of values that are quantized, so that they can be read back.
     """
 
     index: Tensor
     values: Tensor | QTensor
     axis: int
     shape: tuple[int, ...]
+    quantizer: Quantizer | None = None
 
     def dequantize(self) -> Tensor:
         """The matrix, float32."""
@@ -71,7 +89,7 @@ class Weight:
 
     Args:
         terms: what is added.
-        quantizers: for each term the quantizer whose ``unpack`` reads it back, None for terms of plain tensors.
+        quantizers: for each term that is a ``QTensor`` the quantizer whose ``unpack`` reads it back; None for the others.
 
     Raises:
         ShapeError: no term, or terms of different shapes.
@@ -109,42 +127,85 @@ class Weight:
         return sum(p.numel() * p.element_size() for p in self.packed().values())
 
 
-def unpack(kinds: Sequence[str], quantizers: Sequence[Quantizer | None], parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Weight:
-    """The weight from its packed parts.
+class Form(NamedTuple):
+    """How a term is stored, which its packed parts alone do not say.
 
     Args:
-        kinds: of each term ``quantized``, ``low rank``, ``rows`` or ``columns`` (see ``kind``).
-        quantizers: of each term, None for plain ones.
+        kind: ``quantized``, ``low rank``, ``signed low rank``, ``rows`` or ``columns``.
+        quantizers: of what is quantized: ``spec`` is the whole term; ``left``, ``right`` and ``values`` are parts of it.
+    """
+
+    kind: str
+    quantizers: Mapping[str, Quantizer] = {}
+
+
+def forms(weight: Weight) -> list[Form]:
+    """The form of each term.
+
+    Raises:
+        UnsupportedError: something is quantized by a quantizer that is not known, so nobody could read it back.
+    """
+    found = []
+    for term, own in zip(weight.terms, weight.quantizers or (None,) * len(weight.terms), strict=True):
+        parts: dict[str, tuple[Tensor | QTensor, Quantizer | None]]
+        match term:
+            case QTensor():
+                kind, parts = "quantized", {"spec": (term, own)}
+            case LowRank():
+                kind = "low rank" if term.sign is None else "signed low rank"
+                parts = {"left": (term.left, term.quantizers[0]), "right": (term.right, term.quantizers[1])}
+            case Indexed():
+                kind, parts = "columns" if term.axis else "rows", {"values": (term.values, term.quantizer)}
+        known = {}
+        for name, (values, quantizer) in parts.items():
+            if isinstance(values, QTensor):
+                if quantizer is None:
+                    raise UnsupportedError(f"a {kind} term with quantized parts needs its quantizer to be packed")
+                known[name] = quantizer
+        found.append(Form(kind, known))
+    return found
+
+
+def unpack(stored: Sequence[Form], parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Weight:
+    """The weight from its packed parts.
 
     Raises:
         CheckpointError: a part is missing or does not fit.
     """
     terms: list[Term] = []
-    for i, (what, quantizer) in enumerate(zip(kinds, quantizers, strict=True)):
+    for i, form in enumerate(stored):
         own = {k.removeprefix(f"{i}."): v for k, v in parts.items() if (k.startswith(f"{i}.") if i else not k[0].isdigit())}
-        if what == "quantized" and quantizer is not None:
-            terms.append(quantizer.unpack(own, shape))
-        elif what == "low rank" and {"left", "right"} <= own.keys():
-            terms.append(LowRank(own["left"], own["right"]))
-        elif what in ("rows", "columns") and {"index", "values"} <= own.keys():
-            index, axis = own["index"].long(), int(what == "columns")
+        try:
+            terms.append(_unpacked(form, own, shape))
+        except KeyError:
+            raise CheckpointError(f"term {i} is {form.kind!r} and its parts are {sorted(own)}; this version cannot read that") from None
+    return Weight(tuple(terms), tuple(form.quantizers.get("spec") for form in stored))
+
+
+def _unpacked(form: Form, own: Mapping[str, Tensor], shape: tuple[int, ...]) -> Term:
+    def part(name: str, wanted: tuple[int, ...]) -> Tensor | QTensor:
+        if name not in form.quantizers:
+            if tuple(own[name].shape) != wanted:
+                raise CheckpointError(f"the part {name!r} is {tuple(own[name].shape)}, a {form.kind} term of {shape} needs {wanted}")
+            return own[name]
+        inner = {k.removeprefix(f"{name}."): v for k, v in own.items() if k.startswith(f"{name}.")}
+        return form.quantizers[name].unpack(inner, wanted)
+
+    match form.kind:
+        case "quantized":
+            return form.quantizers["spec"].unpack(own, shape)
+        case "low rank" | "signed low rank":
+            rank = int(own["rank"]) if form.quantizers else own["left"].shape[-1]
+            sign = unpack_bits(own["sign"], 1, torch.Size(shape).numel()).reshape(shape) if form.kind.startswith("signed") else None
+            known = (form.quantizers.get("left"), form.quantizers.get("right"))
+            return LowRank(part("left", (shape[0], rank)), part("right", (rank, shape[1])), sign, known)
+        case "rows" | "columns":
+            index, axis = own["index"].long(), int(form.kind == "columns")
             if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < shape[axis]:
-                raise CheckpointError(f"{what} {int(index.min())}..{int(index.max())} of a matrix of shape {shape}")
-            terms.append(Indexed(index, own["values"], axis, shape))
-        else:
-            raise CheckpointError(f"term {i} is {what!r} and its parts are {sorted(own)}; this version cannot read that")
-    return Weight(tuple(terms), tuple(quantizers))
-
-
-def kind(term: Term) -> str:
-    """What a term is called in a checkpoint."""
-    match term:
-        case QTensor():
-            return "quantized"
-        case LowRank():
-            return "low rank"
-        case _:
-            return "columns" if term.axis else "rows"
+                raise CheckpointError(f"{form.kind} {int(index.min())}..{int(index.max())} of a matrix of shape {shape}")
+            wanted = (shape[0], len(index)) if axis else (len(index), shape[1])
+            return Indexed(index, part("values", wanted), axis, shape, form.quantizers.get("values"))
+    raise KeyError(form.kind)
 
 
 def _packed(name: str, values: Tensor | QTensor) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ BANNER = Source(
     "Banner, Nahshan, Hoffer, Soudry",
     2018,
     "arXiv:1810.05723",
-    parts="section 2, Eq. 5-11 (analytical clipping)",
+    parts="analytical clipping",
     departs="Numbers are taken as symmetric around zero: sigma and b are the root mean square and the mean magnitude.",
 )
 

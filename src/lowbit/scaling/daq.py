@@ -18,7 +18,7 @@ LUO = Source(
     "Luo, Chen",
     2024,
     "arXiv:2410.12187",
-    parts="section 3.2, density-centric alignment",
+    parts="density-centric alignment",
     departs="The alignment is applied (the released code only takes the range from it). Quantiles are elements of the block.",
     records=("daq",),
 )

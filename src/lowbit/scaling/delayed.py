@@ -22,7 +22,6 @@ NVIDIA = Source(
     "https://github.com/NVIDIA/TransformerEngine",
     parts="recipe DelayedScaling: amax history, margin, max or most recent",
     departs="The history is the caller's. A history of zeros gives scale 2**margin / top.",
-    records=("fp8-amax",),
 )
 
 

@@ -17,7 +17,7 @@ COOK = Source(
     "Cook, Guo, Xiao, Lin, Han",
     2025,
     "arXiv:2512.02010",
-    parts="section 3, algorithm 1, choice by squared error",
+    parts="two scales a block, choice by squared error",
     departs="Both candidates are compared as stored. The tensor scale is that of the larger candidate, amax / 4, so it always fits; "
     "the paper's tensor scale amax / (6 * 256) is `absmax:384` one level up.",
 )

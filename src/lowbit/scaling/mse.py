@@ -21,31 +21,32 @@ GPTQ_CODE = Source(
     "arXiv:2210.17323",
     parts="the grid search over clipped ranges of the released quantizer",
     departs="Squared error (not the power 2.4), weighted by importance when there is one; candidates are compared as stored.",
-    records=("fp8-exponent",),
 )
 
 
 @register("scaling", "mse", GPTQ_CODE)
 @dataclass(frozen=True)
 class MSE(Rule):
-    """scale = share * absmax scale, the share in equal steps from 1 down to ``lowest``.
+    """scale = share * absmax scale, the share in equal steps from ``highest`` down to ``lowest``.
 
     Args:
         lowest: the smallest share, in (0, 1).
         steps: how many shares are tried.
+        highest: the largest share, 1 or more; above 1 the end of the format stays free, which helps where its last gap is wide.
     """
 
     name: ClassVar[str] = "mse"
     lowest: float = 0.3
     steps: int = 29
+    highest: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.lowest < 1 or self.steps < 2:
-            raise UnsupportedError(f"mse:{self.lowest:g}:{self.steps}: the lowest share is in (0, 1), and at least 2 steps are taken")
+        if not 0 < self.lowest < 1 or self.steps < 2 or not 1 <= self.highest <= 16:
+            raise UnsupportedError(f"{self}: the lowest share is in (0, 1), the highest in [1, 16], and at least 2 steps are taken")
 
     def __call__(self, blocks: Tensor, fmt: Format, importance: Tensor | None = None) -> list[Affine]:
         first = absmax(blocks, fmt, importance)
-        shares = torch.linspace(1.0, self.lowest, self.steps, dtype=torch.float64).tolist()
+        shares = torch.linspace(self.highest, self.lowest, self.steps, dtype=torch.float64).tolist()
         return [a._replace(scale=a.scale * share) for share in shares for a in (first if isinstance(first, list) else [first])]
 
 

@@ -41,9 +41,8 @@ INT_FP = Source(
     "Chen et al.",
     2025,
     "arXiv:2510.25602",
-    parts="section 2 (scale rounded up)",
+    parts="the scale rounded up",
     departs="Named rceil here; ceil is the exponent of the maximum rounded up, then lowered by the format's.",
-    records=("int-vs-fp",),
 )
 
 

@@ -18,7 +18,7 @@ AFPQ = Source(
     "Zhang et al.",
     2023,
     "arXiv:2311.01792",
-    parts="section 3, Eq. 2-3",
+    parts="a scale for each sign",
     departs="A sign without numbers has scale 0 (the released code divides by it).",
     records=("afpq",),
 )

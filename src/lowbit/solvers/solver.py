@@ -37,6 +37,10 @@ class Solver(ABC):
             key: seed and tensor name, for methods that draw random numbers.
         """
 
+    def nbytes(self, quantizer: Quantizer, shape: tuple[int, ...]) -> int:
+        """Bytes of the weight that ``solve`` gives: those of the quantizer, unless a solver stores more (or less)."""
+        return quantizer.nbytes(shape)
+
 
 def solver(spec: str | Solver) -> Solver:
     """A solver by its spec string: ``gptq``, ``gptq:damping=0.05:order=act``, ``qep:inner=(gptq:damping=0.05)``.

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lowbit.checkpoint.layout import Manifest, read_manifest
+from lowbit.checkpoint.reading import Tensors
+from lowbit.checkpoint.writing import Writer
 from lowbit.errors import ShapeError
 from lowbit.kernels.op import REFERENCE, backend
+from lowbit.nn.packed import PackedWeight
 from lowbit.philox import Key, noise
 from lowbit.quantizers.emulate import fake_quantize
 from lowbit.quantizers.grid import QTensor
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.scheme import Scheme
+from lowbit.quantizers.weight import Weight
 from lowbit.testing.formats import same_bits
 from lowbit.threads import one_thread
 
@@ -115,6 +121,22 @@ def check_packing(quantizer: Quantizer, x: Tensor) -> None:
     again = back.packed()
     if parts.keys() != again.keys() or not all(torch.equal(parts[k], again[k]) for k in parts):
         raise AssertionError(f"shape {shape}: packing the unpacked tensor gives other bytes")
+
+
+def check_saving(quantizer: Quantizer, folder: Path, shapes: Sequence[tuple[int, ...]] = ((64, 128), (64, 256))) -> None:
+    """A checkpoint holds it: written to a folder under its spec string and read again, codes and numbers are the same."""
+    x = sample(accepted(quantizer, shapes)[0])
+    q = quantizer.quantize(x, noise=words_for(quantizer, x))
+    writer = Writer(folder, Manifest("builtin", "check", {}))
+    writer.add_packed("layer", "Linear", PackedWeight.of(Weight((q,), (quantizer,))))
+    writer.finish()
+    manifest = read_manifest(folder)
+    parts = Tensors(folder, manifest).starting("layer.weight.")
+    (back,) = PackedWeight.described(parts, x.shape, manifest.layers["layer"]["terms"]).unpacked().terms
+    if not isinstance(back, QTensor) or not torch.equal(back.codes, q.codes):
+        raise AssertionError("codes that come out of a checkpoint differ from those that went in")
+    if not bool(same_bits(back.dequantize(), q.dequantize()).all()):
+        raise AssertionError("numbers that come out of a checkpoint differ from those that went in")
 
 
 def check_fake(quantizer: Quantizer, x: Tensor) -> None:
