@@ -126,7 +126,7 @@ def plan(
         SpecError: a spec string that cannot be parsed.
         UnsupportedError: activations that need noise.
     """
-    usual = parse(weights)
+    usual, method = parse(weights), parse_solver(solver)
     special = {pattern: parse(spec) for pattern, spec in (override or {}).items()}
     chosen = targets(model, only, ignore)
     for pattern in special:
@@ -139,7 +139,7 @@ def plan(
     for target, quantizer, source in zip(chosen, quantizers, sources, strict=True):
         shape = tuple(target.matrix.shape)
         try:
-            layers.append(LayerPlan(target, quantizer, quantizer.nbytes(shape)))
+            layers.append(LayerPlan(target, quantizer, method.nbytes(quantizer, shape)))
         except ShapeError as error:
             same = [t for t, s in zip(chosen, sources, strict=True) if s == source]
             remedy = _remedy(quantizer, same, "--weights '" if source is None else f"--override '{source}=")
@@ -157,7 +157,7 @@ def plan(
     distinct = {_place(p): p for p in tensors.values()}
     return Plan(
         tuple(layers),
-        parse_solver(solver),
+        method,
         inputs,
         sum(p.numel() * p.element_size() for p in others.values()),
         sum(p.numel() * p.element_size() for p in distinct.values()),
