@@ -77,6 +77,13 @@ enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
   X(scales, void, (const ScaleRule& r, const uint32_t* most, const float* low, const float* high, float* scale, float* zero, size_t n)) \
   X(hifloat4, void, (const Codec& element, const Codec& scale, float seventh, const float* x, float* out, size_t n))              \
   X(philox, void, (uint32_t key0, uint32_t key1, uint64_t block, uint32_t* out, size_t blocks))                             \
+  /* of a decoder, see kernels/decoder.h */                                                                                \
+  X(rms_norm, void, (const float* x, const float* weight, float eps, float* out, size_t n))                                 \
+  X(rotate, void, (float* x, const float* cosine, const float* sine, size_t half))                                          \
+  X(swiglu, void, (const float* gate, const float* up, float* out, size_t n))                                               \
+  X(accumulate, void, (float* x, const float* y, size_t n))                                                                 \
+  X(attend, void, (const float* q, size_t queries, const float* k, const float* v, size_t n, size_t dim, float scale, float* scores, float* out)) \
+  X(dense_rows, void, (const float* W, const float* x, size_t in, size_t first, size_t last, float* y))                     \
   X(pack, void, (const uint8_t* codes, uint8_t* out, int bits, size_t count))                                               \
   X(unpack, void, (const uint8_t* data, uint8_t* out, int bits, size_t count))
 

@@ -13,6 +13,7 @@ namespace lowbit::scalar {
 #include "../kernels/hifloat4.h"
 #include "../kernels/philox.h"
 #include "../kernels/pack.h"
+#include "../kernels/decoder.h"
 
 extern const Target target;
 const Target target = {

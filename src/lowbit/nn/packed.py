@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.errors import CheckpointError, UnsupportedError
+from lowbit.kernels.cpu.qlinear import PackedLinear, prepare
+from lowbit.kernels.op import extension
 from lowbit.quantizers.grid import QTensor
+from lowbit.quantizers.linear_lowering import linear_spec
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.spec import quantizer as parse
 from lowbit.quantizers.spec import text
@@ -37,7 +40,8 @@ class PackedWeight(nn.Module):
         for buffer, name in self.names.items():
             self.register_buffer(buffer, parts[name])
         self.kept: Tensor | None = None
-        self.keep_dense = False
+        self.keep_dense: bool | None = None
+        self._layout: PackedLinear | str | None = None
 
     @classmethod
     def of(cls, weight: Weight) -> PackedWeight:
@@ -84,13 +88,33 @@ class PackedWeight(nn.Module):
         return unpack(self.kinds, self.quantizers, self.parts(), tuple(self.shape))
 
     def dense(self) -> Tensor:
-        """The float32 weight; kept for the next call when ``keep_dense`` is set."""
+        """The float32 weight; kept for the next call when ``keep_dense`` says so, or says nothing and no kernel serves the weight."""
         if self.kept is not None:
             return self.kept
         dense = self.unpacked().dequantize()
-        if self.keep_dense:
+        if self.keep_dense or (self.keep_dense is None and isinstance(self.layout(), str)):
             self.kept = dense
         return dense
+
+    def layout(self) -> PackedLinear | str:
+        """The weight as the CPU kernel reads it, made when first needed, or why there is none."""
+        if self.keep_dense:
+            return "its dense weight is kept"
+        if self._layout is None:
+            self._layout = self._laid_out()
+        return self._layout
+
+    def _laid_out(self) -> PackedLinear | str:
+        if extension("lowbit._cpu") is None:
+            return "lowbit._cpu was not built from these sources"
+        if self.kinds != ("quantized",):
+            return f"its weight is a sum: {' + '.join(self.kinds)}" if len(self.kinds) > 1 else f"its weight is {self.kinds[0]}"
+        if self.device.type != "cpu":
+            return f"its weight is on {self.device}"
+        tensor = self.unpacked().terms[0]
+        assert isinstance(tensor, QTensor)
+        spec = linear_spec(tensor)
+        return spec if isinstance(spec, str) else prepare(spec)
 
     @classmethod
     def __torch_function__(
@@ -108,12 +132,15 @@ class PackedWeight(nn.Module):
             moved = self.get_buffer(name)
             if moved.dtype != part.dtype:
                 setattr(self, name, part.to(moved.device))
-        self.kept = None
+        self.kept = self._layout = None
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self.kept = None
+        self.kept = self._layout = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "kept": None, "_layout": None}  # copies make their own
 
     @property
     def nbytes(self) -> int:
@@ -134,8 +161,13 @@ class PackedWeight(nn.Module):
         return f"{tuple(self.shape)}, {terms}, {8 * self.nbytes / max(1, self.shape.numel()):.3f} bits"
 
 
-def keep_dense(model: nn.Module, keep: bool = True) -> None:
-    """Whether packed weights keep their dense float32 copy after first use: faster, at 4 bytes a weight."""
+def keep_dense(model: nn.Module, keep: bool | None = True) -> None:
+    """Whether packed weights keep their dense float32 copy after first use, at 4 bytes a weight.
+
+    Args:
+        keep: True: they do, and torch multiplies with it; False: it is made anew in each call that needs it; None: it is kept
+            where no kernel serves the packed weight.
+    """
     for module in model.modules():
         if isinstance(module, PackedWeight):
             module.keep_dense = keep
