@@ -28,9 +28,16 @@ void multiply_dense(const Job& job, const float* x, size_t rows, int threads) {
   });
 }
 
+// Whether two products can read one prepared input (see qlinear.h).
 bool share_input(const Product& a, const Product& b) {
-  return a.packed && b.packed && a.int8 == b.int8 && same_input(*a.packed, *b.packed);
+  if (!a.packed || !b.packed || a.int8 != b.int8) return false;
+  const PackedLinear &v = *a.packed, &w = *b.packed;
+  return v.columns == w.columns && v.group == w.group && v.bits == w.bits && (v.bits > 2 || std::equal(v.table, v.table + 256, w.table));
 }
+
+constexpr size_t STEP = 4;  // tiles that are multiplied at a time
+
+size_t steps_of(const Product& p) { return (tiles_of(*p.packed) + STEP - 1) / STEP; }
 
 // Packed products of the same few rows, tile after tile in one go.
 void multiply_together(const Job* jobs, size_t count, const float* x, size_t rows, std::vector<float>& room, int threads) {
@@ -39,17 +46,19 @@ void multiply_together(const Job* jobs, size_t count, const float* x, size_t row
   if (room.size() < need) room.resize(need);
   void* const input = (void*)(((uintptr_t)room.data() + 63) / 64 * 64);
   (first.int8 ? prepare_int8_input : prepare_input)(*first.packed, x, rows, input);
-  size_t tiles = 0;
-  for (size_t i = 0; i < count; i++) tiles += tiles_of(*jobs[i].product.packed);
-  const size_t tasks = std::min(tiles, (size_t)std::max(threads, 1) * 4);
+  size_t steps = 0;
+  for (size_t i = 0; i < count; i++) steps += steps_of(jobs[i].product);
+  const size_t tasks = std::min(steps, (size_t)std::max(threads, 1) * 4);
   parallel(tasks, threads, [&](size_t k) {
-    size_t from = tiles * k / tasks, to = tiles * (k + 1) / tasks;
-    for (size_t i = 0; i < count && to; i++) {
+    size_t from = steps * k / tasks, to = steps * (k + 1) / tasks;
+    for (size_t i = 0; i < count; i++) {
       const Product& p = jobs[i].product;
-      const size_t own = tiles_of(*p.packed), last = std::min(to, own);
-      if (from < last) (p.int8 ? multiply_int8_tiles : multiply_tiles)(*p.packed, input, rows, from, last, jobs[i].y, p.out, p.bias);
-      from = from < own ? 0 : from - own;
-      to = to < own ? 0 : to - own;
+      const size_t own = steps_of(p), last = std::min(to, own);
+      if (from < last)
+        (p.int8 ? multiply_int8_tiles : multiply_tiles)(*p.packed, input, rows, from * STEP, std::min(last * STEP, tiles_of(*p.packed)), jobs[i].y,
+                                                        p.out, p.bias);
+      from -= std::min(from, own);
+      to -= std::min(to, own);
     }
   });
 }

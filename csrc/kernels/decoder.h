@@ -2,14 +2,6 @@
 
 constexpr float INFINITE_FLOAT = __builtin_inff();
 
-LB_INLINE F fused(F a, F b, F c) {
-#if defined(__AVX512F__)
-  return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#else
-  return a * b + c;
-#endif
-}
-
 // lanes added pairwise, the upper half to the lower
 LB_INLINE float sum_of(F x) {
   float part[LANES];
