@@ -13,13 +13,15 @@ from torch import Tensor
 
 from lowbit.errors import ShapeError
 from lowbit.kernels.cpu import qlinear
-from lowbit.kernels.cpu.linear_layout import BYTE, UNITS, PackedLinear, prepare, unprepare
+from lowbit.kernels.cpu.linear_layout import BYTE, PackedLinear, prepare, unprepare
 from lowbit.kernels.linear_spec import LinearSpec
 
 U = 2.0**-24  # unit roundoff of float32
 
 
-def spec(rows: int, columns: int, bits: int, group: int, seed: int = 0, kind: str = "table", scales: str = "float32", offset: bool = False) -> LinearSpec:
+def spec(
+    rows: int, columns: int, bits: int, group: int, seed: int = 0, kind: str = "table", scales: str = "float32", offset: bool = False
+) -> LinearSpec:
     """A random weight. Scales are such that the named form, and no smaller one, is exact."""
     g = torch.Generator().manual_seed(seed)
     count = 1 << bits
@@ -56,9 +58,9 @@ def spec(rows: int, columns: int, bits: int, group: int, seed: int = 0, kind: st
 def bound(x: Tensor, w: LinearSpec) -> Tensor:
     """How far a float32 result may be from the exact one.
 
-    A product t x takes part in at most ``group`` additions of its group, one rounded multiplication by the scale (itself rounded once where it
-    has two levels), ``groups`` additions of groups, as many of offsets, the rounding of the product and of the bias: each multiplies by
-    1 + d, |d| <= U. With n such factors the error is at most n U / (1 - n U) times the sum of magnitudes (Higham 2002, lemma 3.1).
+    A product t x takes part in at most ``group`` additions of its group, one rounded multiplication by the scale (itself rounded once where
+    it has two levels), ``groups`` additions of groups, as many of offsets, the rounding of the product and of the bias: each multiplies
+    by 1 + d, |d| <= U. With n such factors the error is at most n U / (1 - n U) times the sum of magnitudes (Higham 2002, lemma 3.1).
     """
     n = w.group + 2 * w.groups + 8
     gamma = n * U / (1 - n * U)
@@ -135,7 +137,9 @@ def test_scales_take_their_smallest_form(scales: str, store: int, cpu: Any) -> N
         check(torch.randn(3, 512), w, packed)
 
 
-@pytest.mark.parametrize("kind, bits", [("signed", 8), ("unsigned", 8), ("fp8", 8), ("table", 8), ("signed", 7), ("signed", 4), ("ternary", 2)])
+@pytest.mark.parametrize(
+    "kind, bits", [("signed", 8), ("unsigned", 8), ("fp8", 8), ("table", 8), ("signed", 7), ("signed", 4), ("ternary", 2)]
+)
 def test_every_way_of_decoding(kind: str, bits: int, cpu: Any) -> None:
     w = spec(50, 300, bits, 60, kind=kind)
     packed = prepare(w)
@@ -254,6 +258,7 @@ def test_calls_that_do_not_fit_are_refused(cpu: Any) -> None:
         qlinear.run(torch.zeros(2, 64), packed, None, torch.zeros(2, 21))
     assert "prepare" in str(qlinear.refuses(torch.zeros(2, 64), w))
     assert "gradient" in str(qlinear.refuses(torch.zeros(2, 64, requires_grad=True), packed))
+    assert "bias" in str(qlinear.refuses(torch.zeros(2, 64), packed, torch.zeros(20, requires_grad=True)))
     assert "float64" in str(qlinear.refuses(torch.zeros(2, 64).double(), packed))
 
 
@@ -263,8 +268,10 @@ def fuzz(count: int, cpu: Any, threads: Callable[[int], Any]) -> None:
         bits = draw.randint(1, 8)
         kind = draw.choice(["table", "signed", "unsigned"] + ["fp8"] * (bits == 8) + ["ternary"] * (bits == 2))
         columns, rows, m = draw.randint(1, 300), draw.randint(1, 70), draw.choice([1, 1, 2, 3, 4, 7, 16, 17, 24, 40])
-        group = draw.choice([columns, min(columns, draw.choice(list(UNITS[8]) + [8, 16, 32, 64, 128])), draw.randint(1, columns)])
-        w = spec(rows, columns, bits, group, seed, kind, draw.choice(["float32", "bfloat16", "float16", "e8m0", "e4m3"]), draw.random() < 0.4)
+        group = draw.choice([columns, min(columns, draw.choice([1, 2, 4, 8, 16, 32, 64, 128])), draw.randint(1, columns)])
+        w = spec(
+            rows, columns, bits, group, seed, kind, draw.choice(["float32", "bfloat16", "float16", "e8m0", "e4m3"]), draw.random() < 0.4
+        )
         packed = prepare(w)
         assert torch.equal(unprepare(packed).codes, w.codes)
         assert cpu.use_target(draw.choice(cpu.targets()))

@@ -38,7 +38,14 @@ def weight(name: str, rows: int, columns: int, group: int, seed: int, offset: bo
 @pytest.mark.parametrize("offset", [False, True])
 def test_bits_of_the_reference(name: str, offset: bool, cpu: Any) -> None:
     draw = random.Random(1)
-    for m, rows, columns, group in [(1, 1, 1, 1), (1, 17, 33, 5), (3, 64, 256, 32), (24, 40, 128, 128), (33, 30, 96, 16), (5, 70, 200, 200)]:
+    for m, rows, columns, group in [
+        (1, 1, 1, 1),
+        (1, 17, 33, 5),
+        (3, 64, 256, 32),
+        (24, 40, 128, 128),
+        (33, 30, 96, 16),
+        (5, 70, 200, 200),
+    ]:
         w = weight(name, rows, columns, group, m, offset)
         packed = prepare(w)
         x = torch.randn(m, columns) * draw.choice([1e-6, 1.0, 1e6])

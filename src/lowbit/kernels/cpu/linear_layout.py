@@ -60,7 +60,7 @@ class PackedLinear:
     """A LinearSpec in the CPU's layout.
 
     Args:
-        bits, table, group, factor: those of the spec.
+        bits, table, group: those of the spec.
         stored_bits: of a code as it lies here; wider where the groups would not fill whole words.
         decode: how a stored code becomes a number.
         words: (tiles, groups, units, words, 16) int32.
@@ -75,7 +75,6 @@ class PackedLinear:
     bits: int
     table: Tensor
     group: int
-    factor: Tensor | None
     stored_bits: int
     decode: int
     words: Tensor
@@ -105,7 +104,15 @@ class PackedLinear:
         magnitudes = 0 if self.magnitudes is None else self.magnitudes.data_ptr()
         offset = (0, 0, 0, 0) if self.offset is None else self.offset.told
         return module.PackedLinear(
-            sizes, self.stored_bits, self.decode, self.words.data_ptr(), self.lookup.data_ptr(), magnitudes, self.scale.told, offset, self.whole
+            sizes,
+            self.stored_bits,
+            self.decode,
+            self.words.data_ptr(),
+            self.lookup.data_ptr(),
+            magnitudes,
+            self.scale.told,
+            offset,
+            self.whole,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,10 +135,12 @@ def prepare(spec: LinearSpec) -> PackedLinear:
     codes = spec.codes if recoded is None else recoded[spec.codes.long()]
     nearest = torch.where(finite, spec.table.abs(), torch.inf).argmin()
     filler = int(nearest if recoded is None else recoded[nearest])
+    words = _pack(codes, bits, spec.group, filler)
+    scale = _per_block(spec.scale, spec.factor)
+    offset = None if spec.offset is None else _per_block(spec.offset, None)
+    whole = _whole(spec, bits, decode)
     return PackedLinear(
-        rows, columns, spec.bits, spec.table, spec.group, spec.factor, bits, decode, _pack(codes, bits, spec.group, filler), lookup, magnitudes,
-        recoded, _per_block(spec.scale, spec.factor), None if spec.offset is None else _per_block(spec.offset, None),
-        _whole(spec, bits, decode, recoded),
+        rows, columns, spec.bits, spec.table, spec.group, bits, decode, words, lookup, magnitudes, recoded, scale, offset, whole
     )  # fmt: skip
 
 
@@ -181,7 +190,7 @@ def _decoding(spec: LinearSpec, bits: int) -> tuple[int, Tensor | None, Tensor, 
     return decode, recoded, full, magnitudes
 
 
-def _whole(spec: LinearSpec, bits: int, decode: int, recoded: Tensor | None) -> tuple[float, int, int, bytes] | None:
+def _whole(spec: LinearSpec, bits: int, decode: int) -> tuple[float, int, int, bytes] | None:
     """What products of integers need, None where the table or the width does not allow them."""
     unit = unit_of(spec.table)
     if unit is None or bits not in (2, 4, 8) or spec.group > MOST_COLUMNS:
@@ -246,7 +255,7 @@ def _tiled(per_block: Tensor) -> Tensor:
 def _pack(codes: Tensor, bits: int, group: int, filler: int) -> Tensor:
     """(rows, columns) codes to (tiles, groups, units, words, 16) int32."""
     count, words = UNITS[bits]
-    rows, columns = codes.shape
+    columns = codes.shape[1]
     groups, units = -(-columns // group), -(-group // count)
     tiles = _padded(codes, TILE_ROWS, filler)
     full = torch.full((len(tiles), groups * group), filler, dtype=torch.uint8)

@@ -17,6 +17,8 @@ from lowbit.kernels.op import extension
 def refuses(x: Tensor, weight: PackedLinear | LinearSpec, bias: Tensor | None = None) -> str | None:
     if not isinstance(weight, PackedLinear):
         return f"the weight is a {type(weight).__name__}; lowbit.kernels.cpu.linear_layout.prepare makes the layout that this kernel reads"
+    if bias is not None and bias.requires_grad and torch.is_grad_enabled():
+        return "a gradient for the bias is wanted, which the kernel does not compute"
     return call.unfit(x)
 
 
@@ -48,7 +50,9 @@ def multiply(function: str, x: Tensor, weight: PackedLinear, bias: Tensor | None
     module: Any = extension("lowbit._cpu")
     dense = x.contiguous()
     held = None if bias is None else bias.contiguous()
-    getattr(module, function)(
-        weight.handle, dense.data_ptr(), call.TYPES[x.dtype], out.numel() // weight.rows, out.data_ptr(), call.address(held), torch.get_num_threads()
+    rows = out.numel() // weight.rows
+    product = getattr(module, function)
+    product(
+        weight.handle, dense.data_ptr(), call.TYPES[x.dtype], rows, out.data_ptr(), call.address(held), torch.get_num_threads()
     )  # fmt: skip
     return out

@@ -18,7 +18,9 @@ def refuses(x: Tensor, weight: PackedLinear | LinearSpec, bias: Tensor | None = 
         return f"groups of {weight.group} columns may overflow 32 bits; up to {MOST_COLUMNS} are exact"
     if unit_of(weight.table) is None:
         return "the table is not a run of at most 8-bit integers times a power of two"
-    return f"codes stored in {weight.stored_bits} bits ({UNITS[weight.stored_bits][0]} to a unit) have no integer kernel, 2, 4 and 8 bits have"
+    return (
+        f"codes stored in {weight.stored_bits} bits ({UNITS[weight.stored_bits][0]} to a unit) have no integer kernel, 2, 4 and 8 bits have"
+    )
 
 
 def run(x: Tensor, weight: PackedLinear, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
