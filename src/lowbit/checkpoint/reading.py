@@ -72,12 +72,12 @@ class Tensors:
         return {n.removeprefix(prefix): self[n] for n in self.manifest.tensors if n.startswith(prefix)}
 
 
-def load(folder: str | Path, device: str = "cpu", *, verify: bool = True, keep: bool = True) -> Model:
+def load(folder: str | Path, device: str = "cpu", *, verify: bool = True, keep: bool | None = None) -> Model:
     """The model of a checkpoint folder, its packed layers as lowbit modules.
 
     Args:
         verify: compare every tensor with its digest (about a second a gigabyte).
-        keep: let layers keep their dense float32 weights after first use; faster, more memory.
+        keep: whether layers keep a dense float32 weight after first use, and multiply with it; None: those that no kernel serves.
 
     Raises:
         CheckpointError: the folder is no checkpoint, is truncated, tampered with, or of another layout.

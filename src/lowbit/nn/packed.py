@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.errors import CheckpointError, UnsupportedError
-from lowbit.kernels.cpu.qlinear import PackedLinear, prepare
+from lowbit.kernels.cpu.linear_layout import PackedLinear, prepare
 from lowbit.kernels.op import extension
 from lowbit.quantizers.grid import QTensor
 from lowbit.quantizers.linear_lowering import linear_spec

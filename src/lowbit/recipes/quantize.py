@@ -9,7 +9,7 @@ from torch import nn
 
 from lowbit.data.text import Text
 from lowbit.errors import DataError
-from lowbit.nn.packed import PackedWeight, keep_dense
+from lowbit.nn.packed import PackedWeight
 from lowbit.nn.replace import IGNORE, ONLY, packed_module, put
 from lowbit.progress import ProgressCallback
 from lowbit.quantizers.quantizer import Quantizer
@@ -71,5 +71,4 @@ def quantize(
             layer.weight = weight
     for planned, parts in packed:
         put(module, planned.name, packed_module(planned.target.module, parts, made.activations))
-    keep_dense(module)
     return model

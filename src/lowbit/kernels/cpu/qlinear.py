@@ -14,7 +14,9 @@ from lowbit.kernels.linear_spec import LinearSpec
 from lowbit.kernels.op import extension
 
 
-def refuses(x: Tensor, weight: PackedLinear | LinearSpec, bias: Tensor | None = None) -> str | None:
+def refuses(x: Tensor, weight: PackedLinear | LinearSpec | str, bias: Tensor | None = None) -> str | None:
+    if isinstance(weight, str):  # why there is no layout
+        return weight
     if not isinstance(weight, PackedLinear):
         return f"the weight is a {type(weight).__name__}; lowbit.kernels.cpu.linear_layout.prepare makes the layout that this kernel reads"
     if bias is not None and bias.requires_grad and torch.is_grad_enabled():

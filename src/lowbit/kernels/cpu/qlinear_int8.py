@@ -10,7 +10,7 @@ from lowbit.kernels.linear_spec import LinearSpec
 from lowbit.kernels.reference.qlinear_int8 import MOST_COLUMNS, unit_of
 
 
-def refuses(x: Tensor, weight: PackedLinear | LinearSpec, bias: Tensor | None = None) -> str | None:
+def refuses(x: Tensor, weight: PackedLinear | LinearSpec | str, bias: Tensor | None = None) -> str | None:
     reason = qlinear.refuses(x, weight, bias)
     if reason is not None or not isinstance(weight, PackedLinear) or weight.whole is not None:
         return reason
