@@ -47,7 +47,9 @@ def measure(model: Model, prompt: int, count: int, rounds: int, against: list[st
 
 
 def _tied(model: Model) -> bool:
-    head, table = (getattr(m, "weight", None) for m in (model.module.get_submodule("lm_head"), model.module.get_submodule("model.embed_tokens")))
+    head, table = (
+        getattr(m, "weight", None) for m in (model.module.get_submodule("lm_head"), model.module.get_submodule("model.embed_tokens"))
+    )
     return head is table
 
 
@@ -73,15 +75,15 @@ def text(found: dict[str, Any]) -> tuple[Table, list[str]]:
     drawn = Table("", "prefill tokens/s", "decode tokens/s", "MB a step", "of read bandwidth", "of float32 GEMM peak", "decode / float32")
     base = found["runs"].get("float32")
     for name, run in found["runs"].items():
-        times = "" if base is None else f"{run['decode'] / base['decode']:.2f}"
-        drawn.add_row(
-            name if name == "packed" else f"torch {name}", f"{run['prefill']:.1f}", f"{run['decode']:.1f}", f"{run['step_nbytes'] / 1e6:.1f}",
-            f"{run['bandwidth_share']:.0%}", f"{run['peak_share']:.0%}", times,
-        )  # fmt: skip
-    facts, target = cpu(), cpu_target()
-    where = f"{facts['cores_allowed']} cores, {found['threads']} threads, kernels {target['target'] if target else 'none'}"
+        shown = [f"{run['prefill']:.1f}", f"{run['decode']:.1f}", f"{run['step_nbytes'] / 1e6:.1f}"]
+        shown += [f"{run['bandwidth_share']:.0%}", f"{run['peak_share']:.0%}"]
+        shown.append("" if base is None else f"{run['decode'] / base['decode']:.2f}")
+        drawn.add_row(name if name == "packed" else f"torch {name}", *shown)
+    target = cpu_target()
+    where = f"{cpu()['cores_allowed']} cores, {found['threads']} threads, kernels {target['target'] if target else 'none'}"
     lines = [
-        f"measured in this run: {found['bandwidth'] / 1e9:.1f} GB/s of reading, {found['product_peak'] / 1e9:.0f} Gflop/s of torch float32; {where}",
+        f"measured in this run: {found['bandwidth'] / 1e9:.1f} GB/s of reading, {found['product_peak'] / 1e9:.0f} Gflop/s of torch float32",
+        where,
         f"a prompt of {found['prompt']} tokens, then {found['tokens']} one by one; medians",
     ]
     if found["generation"] is not None:

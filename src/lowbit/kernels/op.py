@@ -56,7 +56,7 @@ def extension(module: str) -> ModuleType | None:
             return found
         what = f"was built from other sources (interface {found.interface}, not {INTERFACES[module]})"
     warnings.warn(
-        f"{module} {what}: quantizing runs on the torch reference, which is slower. "
+        f"{module} {what}: quantizing and packed layers run on the torch reference, which is slower and takes more memory. "
         "With a C++17 compiler `pip install .` in the sources builds it.",
         RuntimeWarning,
         stacklevel=2,

@@ -219,7 +219,9 @@ class Session:
         """
         decoder, (batch, new) = self._decoder, ids.shape
         if batch != self._batch or not 0 < new <= self._capacity - self.length:
-            raise ShapeError(f"ids of shape {tuple(ids.shape)}: room is for {self._batch} sequences of up to {self._capacity - self.length}")
+            raise ShapeError(
+                f"ids of shape {tuple(ids.shape)}: room is for {self._batch} sequences of up to {self._capacity - self.length}"
+            )
         x = decoder.embedding(ids).to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         logits = torch.empty((batch, new, decoder.vocabulary) if every else (batch, decoder.vocabulary))
         decoder.engine.step(self._cache, x.data_ptr(), new, logits.data_ptr(), every, torch.get_num_threads())

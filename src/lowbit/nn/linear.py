@@ -17,7 +17,6 @@ from lowbit.quantizers.spec import quantizer as parse
 from lowbit.quantizers.spec import text
 from lowbit.solvers.rtn import RTN
 
-
 #: how the integer kernel rounds the rows of its inputs
 INT8_ROWS = "int8 scale=float32"
 

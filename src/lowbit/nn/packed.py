@@ -83,6 +83,12 @@ class PackedWeight(nn.Module):
         """The packed parts under their own (dotted) names."""
         return {name: self.get_buffer(buffer) for buffer, name in self.names.items()}
 
+    def same(self, other: PackedWeight) -> bool:
+        """Whether another weight is the same numbers in the same form."""
+        own, theirs = self.parts(), other.parts()
+        alike = self.shape == other.shape and self.describe() == other.describe() and own.keys() == theirs.keys()
+        return alike and all(torch.equal(own[name], theirs[name]) for name in own)
+
     def unpacked(self) -> Weight:
         """The weight with its codes laid open."""
         return unpack(self.kinds, self.quantizers, self.parts(), tuple(self.shape))

@@ -69,6 +69,9 @@ def quantize(
     finally:
         for layer, weight in originals:
             layer.weight = weight
+    first: dict[int, PackedWeight] = {}
     for planned, parts in packed:
-        put(module, planned.name, packed_module(planned.target.module, parts, made.activations))
+        twin = first.setdefault(id(planned.target.module.weight), parts)  # a tied weight is held once
+        held = twin if twin.same(parts) else parts
+        put(module, planned.name, packed_module(planned.target.module, held, made.activations))
     return model
