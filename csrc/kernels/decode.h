@@ -33,6 +33,7 @@ LB_INLINE U code_at(const U* words, int i) {
 template <int BITS>
 struct Lookup {
   static constexpr int WORDS = (int)words_of(BITS), CODES = (int)codes_of(BITS);
+  static constexpr bool SUMS = false;
 #if defined(__AVX512F__)
   static constexpr int COUNT = BITS <= 4 ? 1 : BITS == 5 ? 2 : 4;
   __m512 table[COUNT];
@@ -64,86 +65,106 @@ struct Lookup {
   LB_INLINE_MEMBER explicit Lookup(const PackedLinear& w) : numbers((const uint32_t*)w.table) {}
   LB_INLINE_MEMBER F number(U u) const { return float_of(gather(numbers, u & ((1u << BITS) - 1))); }
 #endif
-  struct Words {
-    const Lookup& of;
-    const U* words;
-    LB_INLINE_MEMBER F at(int i) const { return of.number(code_at<BITS>(words, i)); }
-  };
-  LB_INLINE_MEMBER Words open(const U* words) const { return {*this, words}; }
+  LB_INLINE_MEMBER F at(const U* words, int i) const { return number(code_at<BITS>(words, i)); }
 };
+
+#if defined(__AVX512F__)
+// Four bits, which are several codes, pick one of 16 sums.
+struct Together {
+  static constexpr int WORDS = 1, CODES = 8;
+  static constexpr bool SUMS = true;
+  LB_INLINE_MEMBER explicit Together(const PackedLinear&) {}
+  LB_INLINE_MEMBER F at(const U* words, int i, const float* sums) const {
+    return (F)_mm512_permutexvar_ps((__m512i)code_at<4>(words, i), _mm512_loadu_ps(sums));
+  }
+};
+#endif
 
 // Codes of 8 bits that are integers, two's complement or not.
 template <bool SIGNED>
 struct Integers {
   static constexpr int WORDS = 1, CODES = 4;
+  static constexpr bool SUMS = false;
   LB_INLINE_MEMBER explicit Integers(const PackedLinear&) {}
-  struct Words {
-    U word;
-    LB_INLINE_MEMBER F at(int i) const {
-      const I code = SIGNED ? (I)(i == 3 ? word : word << (24 - 8 * i)) >> 24 : (I)(i == 3 ? word >> 24 : (i ? word >> 8 * i : word) & 0xff);
-      return __builtin_convertvector(code, F);
-    }
-  };
-  LB_INLINE_MEMBER Words open(const U* words) const { return {words[0]}; }
+  LB_INLINE_MEMBER F at(const U* words, int i) const {
+    const U word = words[0];
+    const I code = SIGNED ? (I)(i == 3 ? word : word << (24 - 8 * i)) >> 24 : (I)(i == 3 ? word >> 24 : (i ? word >> 8 * i : word) & 0xff);
+    return __builtin_convertvector(code, F);
+  }
 };
 
 // Any table of 256 numbers.
 struct Gathered {
   static constexpr int WORDS = 1, CODES = 4;
+  static constexpr bool SUMS = false;
   const uint32_t* numbers;
   LB_INLINE_MEMBER explicit Gathered(const PackedLinear& w) : numbers((const uint32_t*)w.table) {}
-  struct Words {
-    const uint32_t* numbers;
-    U word;
-    LB_INLINE_MEMBER F at(int i) const { return float_of(gather(numbers, i == 3 ? word >> 24 : (i ? word >> 8 * i : word) & 0xff)); }
-  };
-  LB_INLINE_MEMBER Words open(const U* words) const { return {numbers, words[0]}; }
+  LB_INLINE_MEMBER F at(const U* words, int i) const {
+    return float_of(gather(numbers, i == 3 ? words[0] >> 24 : (i ? words[0] >> 8 * i : words[0]) & 0xff));
+  }
 };
 
 #if defined(__AVX512VBMI__)
 // 128 bfloat16 numbers and a sign: both bytes of 64 numbers by one look-up each.
 struct Symmetric {
   static constexpr int WORDS = 1, CODES = 4;
+  static constexpr bool SUMS = false;
   __m512i low[2], high[2];
   LB_INLINE_MEMBER explicit Symmetric(const PackedLinear& w) {
     for (int k = 0; k < 2; k++) low[k] = _mm512_loadu_si512(w.magnitudes + 64 * k), high[k] = _mm512_loadu_si512(w.magnitudes + 128 + 64 * k);
   }
-  struct Words {
-    U even, odd;  // numbers 0 and 2, 1 and 3 as halves of the lanes
-    LB_INLINE_MEMBER F at(int i) const {
-      const U pair = i & 1 ? odd : even;
-      return float_of(i & 2 ? pair & 0xffff0000u : pair << 16);
-    }
-  };
-  LB_INLINE_MEMBER Words open(const U* words) const {
+  // the bytes are looked up once for the four codes of a word, which the compiler sees
+  LB_INLINE_MEMBER F at(const U* words, int i) const {
     const __m512i k = (__m512i)words[0], sign = _mm512_set1_epi8((char)0x80), uppers = _mm512_set1_epi16((short)0xff00);
-    const __m512i l = _mm512_permutex2var_epi8(low[0], k, low[1]), magnitude = _mm512_permutex2var_epi8(high[0], k, high[1]);
-    const __m512i h = _mm512_ternarylogic_epi32(magnitude, k, sign, 0xf8);                                  // magnitude | (k & sign)
-    return {(U)_mm512_ternarylogic_epi32(uppers, _mm512_slli_epi16(h, 8), l, 0xca), (U)_mm512_ternarylogic_epi32(uppers, h, _mm512_srli_epi16(l, 8), 0xca)};
+    const __m512i lower = _mm512_permutex2var_epi8(low[0], k, low[1]), magnitude = _mm512_permutex2var_epi8(high[0], k, high[1]);
+    const __m512i upper = _mm512_ternarylogic_epi32(magnitude, k, sign, 0xf8);                               // magnitude | (k & sign)
+    const U pair = (U)(i & 1 ? _mm512_ternarylogic_epi32(uppers, upper, _mm512_srli_epi16(lower, 8), 0xca)   // codes 1 and 3
+                             : _mm512_ternarylogic_epi32(uppers, _mm512_slli_epi16(upper, 8), lower, 0xca)); // codes 0 and 2
+    return float_of(i & 2 ? pair & 0xffff0000u : pair << 16);
   }
 };
 #else
 using Symmetric = Gathered;
 #endif
 
-// What is stored once a block, 16 rows of `count` groups, as float32.
-LB_INLINE void read_blocks(const PerBlock& b, size_t tile, size_t groups, size_t first, size_t count, float* to) {
-  const size_t at = (tile * groups + first) * TILE_ROWS;
-  for (size_t i = 0; i < count * TILE_ROWS; i += LANES) {
-    F x;
-    switch (b.store) {
-      case STORE_FLOAT32:
-        x = load((const float*)b.data + at + i);
-        break;
-      case STORE_BFLOAT16:
-        x = float_of(__builtin_convertvector(*(const HLoose*)((const uint16_t*)b.data + at + i), U) << 16);
-        break;
-      case STORE_FLOAT16:
-        x = wide_from_float16(__builtin_convertvector(*(const HLoose*)((const uint16_t*)b.data + at + i), U));
-        break;
-      default:
-        x = float_of(__builtin_convertvector(*(const BLoose*)((const uint8_t*)b.data + at + i), U) << b.shift) * load(b.factor + tile * TILE_ROWS + i % TILE_ROWS);
-    }
-    store(to + i, x);
+LB_INLINE U widened(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (U)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+  return (U)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  return __builtin_convertvector(*(const BLoose*)p, U);
+#endif
+}
+
+LB_INLINE U widened(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (U)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+  return (U)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+#else
+  return __builtin_convertvector(*(const HLoose*)p, U);
+#endif
+}
+
+// What is stored once a block, `count` groups of 16 rows, as float32.
+static void read_blocks(const PerBlock& b, size_t tile, size_t groups, size_t first, size_t count, float* to) {
+  const size_t at = (tile * groups + first) * TILE_ROWS, n = count * TILE_ROWS;
+  const uint16_t* halves = (const uint16_t*)b.data + at;
+  switch (b.store) {
+    case STORE_FLOAT32:
+      __builtin_memcpy(to, (const float*)b.data + at, 4 * n);
+      return;
+    case STORE_BFLOAT16:
+      for (size_t i = 0; i < n; i += LANES) store(to + i, wide_from_bfloat16(widened(halves + i)));
+      return;
+    case STORE_FLOAT16:
+      for (size_t i = 0; i < n; i += LANES) store(to + i, wide_from_float16(widened(halves + i)));
+      return;
+    default:
+      for (size_t v = 0; v < TILE_ROWS; v += LANES) {
+        const F factor = load(b.factor + tile * TILE_ROWS + v);
+        for (size_t i = v; i < n; i += TILE_ROWS) store(to + i, float_of(widened((const uint8_t*)b.data + at + i) << b.shift) * factor);
+      }
   }
 }

@@ -1,7 +1,5 @@
 // y = x W^T + bias for rows of x in int8: exact sums of integers. Only codes of 2, 4 and 8 bits.
 
-typedef int8_t S8 __attribute__((vector_size(LANES)));
-
 // Input: widths as for float32; [word][width] where a word holds four int8 of one row of x in the order in which bytes of codes come
 // (word j of a unit of c columns: columns j, j + c/4, ...; for 8 bits the four in a row), then [group][width] sums, then [width] scales.
 static size_t int8_block(const PackedLinear& w, int width) { return (columns_of(w) / 4 + w.groups + 1) * (size_t)width; }
@@ -9,7 +7,7 @@ static size_t int8_block(const PackedLinear& w, int width) { return (columns_of(
 static size_t linear8_input_nbytes(const PackedLinear& w, size_t m) {
   size_t words = 0;
   for (size_t done = 0; done < m; done += WIDEST) words += int8_block(w, width_of(m, done));
-  return 4 * words + w.columns;
+  return 4 * words + w.columns + 2 * w.units * codes_of(w.bits);  // and a row of bytes, two groups of them
 }
 
 // One row to int8: s = max |x| / 127, q = x / s to nearest even. A row with NaN or Inf has such an s and zeros.
@@ -31,10 +29,18 @@ static float quantize_row(const float* x, size_t n, int8_t* q) {
   return s;
 }
 
+// bytes in the order of the input, for a group: q is filled with zeros up to whole units
+template <int QUARTER>
+static void ordered(const int8_t* q, size_t stored, int8_t* to) {
+  for (size_t u = 0; u < stored; u += 4 * QUARTER)
+    for (int j = 0; j < QUARTER; j++)
+      for (int b = 0; b < 4; b++) to[u + 4 * j + b] = q[u + j + b * QUARTER];
+}
+
 static void linear8_input(const PackedLinear& w, const float* x, size_t m, void* input) {
   int32_t* to = (int32_t*)input;
-  const size_t columns = columns_of(w), codes = codes_of(w.bits), quarter = codes / 4, stored = w.units * codes;
-  int8_t* q = (int8_t*)input + linear8_input_nbytes(w, m) - w.columns;
+  const size_t columns = columns_of(w), stored = w.units * codes_of(w.bits);
+  int8_t *q = (int8_t*)input + linear8_input_nbytes(w, m) - w.columns - 2 * stored, *filled = q + w.columns, *group = filled + stored;
   for (size_t done = 0; done < m; done += WIDEST) {
     const int width = width_of(m, done);
     int32_t* sums = to + columns / 4 * width;
@@ -47,15 +53,11 @@ static void linear8_input(const PackedLinear& w, const float* x, size_t m, void*
         int32_t sum = 0;
         for (size_t k = 0; k < count; k++) sum += q[first + k];
         sums[g * width + i] = sum;
-        for (size_t u = 0; u < stored; u += codes)
-          for (size_t j = 0; j < quarter; j++) {
-            uint32_t word = 0;
-            for (size_t b = 0; b < 4; b++) {
-              const size_t k = u + j + b * quarter;
-              if (k < count) word |= (uint32_t)(uint8_t)q[first + k] << 8 * b;
-            }
-            to[((g * stored + u) / 4 + j) * width + i] = (int32_t)word;
-          }
+        __builtin_memcpy(filled, q + first, count);
+        __builtin_memset(filled + count, 0, stored - count);
+        w.bits == 8 ? ordered<1>(filled, stored, group) : w.bits == 4 ? ordered<2>(filled, stored, group) : ordered<4>(filled, stored, group);
+        int32_t* words = to + g * stored / 4 * width + i;
+        for (size_t k = 0; k < stored; k += 4) __builtin_memcpy(words + k / 4 * width, group + k, 4);
       }
     }
     to += int8_block(w, width);
@@ -137,6 +139,7 @@ static void multiply_int8(const PackedLinear& w, const Wholes<BITS>& wholes, con
 #pragma GCC unroll 8
         for (int t = 0; t < N; t++) {
           const U word = load(codes[t]);
+          if (M <= FEW) __builtin_prefetch(codes[t] + AHEAD);
           codes[t] += TILE_ROWS;
 #pragma GCC unroll 4
           for (int j = 0; j < QUARTER; j++) {
