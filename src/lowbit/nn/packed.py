@@ -9,18 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.errors import CheckpointError, UnsupportedError
-from lowbit.kernels.cpu.linear_layout import PackedLinear, prepare
+from lowbit.kernels.cpu.linear_layout import PackedLinear, prepare, unprepare
 from lowbit.kernels.op import extension
-from lowbit.quantizers.grid import QTensor
+from lowbit.packing import packed_nbytes
+from lowbit.quantizers.grid import QTensor, packed_codes
 from lowbit.quantizers.linear_lowering import linear_spec
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.spec import quantizer as parse
 from lowbit.quantizers.spec import text
 from lowbit.quantizers.weight import Indexed, LowRank, Weight, kind, unpack
 
+#: the buffer of the codes
+CODES = "codes"
+
 
 class PackedWeight(nn.Module):
     """The packed parts of a ``Weight`` as buffers, and what is needed to read them back.
+
+    Once a kernel has laid out the weight for itself, the codes are in its layout only; they become bytes again when those are asked for.
 
     Moving the module to another device moves the parts; their dtypes stay, whatever the module is converted to.
     A torch function that is given a packed weight (``functional.linear(x, layer.weight)``) gets its dense weight.
@@ -36,6 +42,7 @@ class PackedWeight(nn.Module):
         self.shape = torch.Size(shape)
         self.kinds = tuple(kinds)
         self.quantizers = tuple(quantizers)
+        self._taken: PackedLinear | None = None  # holds the codes while they are not among the buffers
         self.names = {name.replace(".", "_"): name for name in parts}
         for buffer, name in self.names.items():
             self.register_buffer(buffer, parts[name])
@@ -81,7 +88,10 @@ class PackedWeight(nn.Module):
 
     def parts(self) -> dict[str, Tensor]:
         """The packed parts under their own (dotted) names."""
-        return {name: self.get_buffer(buffer) for buffer, name in self.names.items()}
+        held = dict(self._buffers)
+        if self._taken is not None:
+            held[CODES] = packed_codes(unprepare(self._taken).codes, self._taken.bits)
+        return {name: held[buffer] for buffer, name in self.names.items()}  # type: ignore[misc]
 
     def same(self, other: PackedWeight) -> bool:
         """Whether another weight is the same numbers in the same form."""
@@ -120,7 +130,29 @@ class PackedWeight(nn.Module):
         tensor = self.unpacked().terms[0]
         assert isinstance(tensor, QTensor)
         spec = linear_spec(tensor)
-        return spec if isinstance(spec, str) else prepare(spec)
+        if isinstance(spec, str):
+            return spec
+        made = prepare(spec)
+        if spec.codes is tensor.codes and next(iter(self._buffers)) == CODES:  # not folded with exponents: they come back from the layout
+            self._taken = made
+            del self._buffers[CODES]
+        return made
+
+    def _give_back(self) -> None:
+        """The bytes of the codes again where they lie in the layout only; the layout stays."""
+        if self._taken is not None:
+            made, self._taken = self._taken, None
+            self._buffers = {CODES: packed_codes(unprepare(made).codes, made.bits), **self._buffers}
+
+    def _leave_layout(self) -> None:
+        """The bytes of the codes again, without the layout."""
+        self._give_back()
+        self.kept = self._layout = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name == CODES and self._taken is not None:
+            self._leave_layout()  # whoever has the bytes may change them
+        return super().__getattr__(name)
 
     @classmethod
     def __torch_function__(
@@ -131,27 +163,34 @@ class PackedWeight(nn.Module):
         named = {k: a.dense() if isinstance(a, PackedWeight) else a for k, a in (kwargs or {}).items()}
         return func(*plain, **named)
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if self._taken is not None:
+            destination[prefix + CODES] = self.parts()[CODES]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedWeight:
+        self._leave_layout()
         before = dict(self.named_buffers())
         super()._apply(fn, recurse)
         for name, part in before.items():
             moved = self.get_buffer(name)
             if moved.dtype != part.dtype:
                 setattr(self, name, part.to(moved.device))
-        self.kept = self._layout = None
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._leave_layout()
         super()._load_from_state_dict(*args, **kwargs)
-        self.kept = self._layout = None
 
     def __getstate__(self) -> dict[str, Any]:
+        self._give_back()
         return {**super().__getstate__(), "kept": None, "_layout": None}  # copies make their own
 
     @property
     def nbytes(self) -> int:
         """Bytes of all parts."""
-        return sum(b.numel() * b.element_size() for b in self.buffers())
+        codes = 0 if self._taken is None else packed_nbytes(self.shape.numel(), self._taken.bits)
+        return codes + sum(b.numel() * b.element_size() for b in self.buffers())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -160,7 +199,7 @@ class PackedWeight(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.buffers()).device
+        return torch.device("cpu") if self._taken is not None else next(self.buffers()).device
 
     def extra_repr(self) -> str:
         terms = " + ".join(t.get("spec", t["kind"]) for t in self.describe())
@@ -177,5 +216,7 @@ def keep_dense(model: nn.Module, keep: bool | None = True) -> None:
     for module in model.modules():
         if isinstance(module, PackedWeight):
             module.keep_dense = keep
-            if not keep:
+            if keep:
+                module._leave_layout()
+            else:
                 module.kept = None
