@@ -69,12 +69,17 @@ class Tensors:
 
     def starting(self, prefix: str) -> dict[str, Tensor]:
         """All tensors under a prefix, without it."""
-        return {n.removeprefix(prefix): self[n] for n in self.manifest.tensors if n.startswith(prefix)}
+        return {part: self[n] for part, n in self._sources(prefix).items()}
 
     def identity(self, prefix: str, facts: Mapping[str, Any]) -> str:
         """What a packed weight is, so that equal ones are known: its shape, its terms, and the digests of its parts."""
-        parts = sorted((n.removeprefix(prefix), t.digest) for n, t in self.manifest.tensors.items() if n.startswith(prefix))
+        parts = sorted((part, self.manifest.tensors[n].digest) for part, n in self._sources(prefix).items())
         return repr((facts["shape"], facts["terms"], parts))
+
+    def _sources(self, prefix: str) -> dict[str, str]:
+        """What follows a prefix -> the stored tensor."""
+        names = [*self.manifest.tensors, *self.manifest.tied]
+        return {n.removeprefix(prefix): self.manifest.tied.get(n, n) for n in names if n.startswith(prefix)}
 
 
 def load(folder: str | Path, device: str = "cpu", *, verify: bool = True, keep: bool | None = None) -> Model:

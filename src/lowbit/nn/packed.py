@@ -88,10 +88,8 @@ class PackedWeight(nn.Module):
 
     def parts(self) -> dict[str, Tensor]:
         """The packed parts under their own (dotted) names."""
-        held = dict(self._buffers)
-        if self._taken is not None:
-            held[CODES] = packed_codes(unprepare(self._taken).codes, self._taken.bits)
-        return {name: held[buffer] for buffer, name in self.names.items()}  # type: ignore[misc]
+        held = self._whole_buffers()
+        return {name: held[buffer] for buffer, name in self.names.items()}
 
     def same(self, other: PackedWeight) -> bool:
         """Whether another weight is the same numbers in the same form."""
@@ -138,16 +136,17 @@ class PackedWeight(nn.Module):
             del self._buffers[CODES]
         return made
 
-    def _give_back(self) -> None:
-        """The bytes of the codes again where they lie in the layout only; the layout stays."""
+    def _whole_buffers(self) -> dict[str, Tensor]:
+        """The buffers with the codes, made again where they lie in the layout only."""
+        held: dict[str, Tensor] = {name: b for name, b in self._buffers.items() if b is not None}
         if self._taken is not None:
-            made, self._taken = self._taken, None
-            self._buffers = {CODES: packed_codes(unprepare(made).codes, made.bits), **self._buffers}
+            held = {CODES: packed_codes(unprepare(self._taken).codes, self._taken.bits), **held}
+        return held
 
     def _leave_layout(self) -> None:
-        """The bytes of the codes again, without the layout."""
-        self._give_back()
-        self.kept = self._layout = None
+        """Hold the codes as bytes, and neither a layout nor a dense copy."""
+        self._buffers = dict(self._whole_buffers())
+        self.kept = self._layout = self._taken = None
 
     def __getattr__(self, name: str) -> Any:
         if name == CODES and self._taken is not None:
@@ -183,8 +182,8 @@ class PackedWeight(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        self._give_back()
-        return {**super().__getstate__(), "kept": None, "_layout": None}  # copies make their own
+        alone = {"_buffers": self._whole_buffers(), "kept": None, "_layout": None, "_taken": None}
+        return {**super().__getstate__(), **alone}  # type: ignore[dict-item]
 
     @property
     def nbytes(self) -> int:
