@@ -26,7 +26,7 @@ def test_a_shape_says_which_kernel(command, spec):
 @pytest.mark.parametrize(
     "options, kernel, reason",
     [
-        (("--weights", "e2m1 g32 sign_split"), "torch", "negative numbers have"),
+        (("--weights", "e2m1 g32 sign_split"), "torch", "qlinear: negative numbers have"),
         (("--weights", "int8 g32", "--activations", "int8 scale=float32"), "qlinear_int8", ""),
         (("--weights", "int8 g32", "--activations", "int8"), "qlinear", "inputs in int8, not"),
         (("--weights", "nf4_single", "--activations", "int8 scale=float32"), "qlinear", "qlinear_int8: the"),

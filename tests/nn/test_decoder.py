@@ -59,7 +59,7 @@ def test_the_logits_are_those_of_the_modules_on_dense_weights(weights, cuts):
         {"num_key_value_heads": 4},
         {"num_key_value_heads": 1},
         {"num_attention_heads": 6, "num_key_value_heads": 1, "head_dim": 48},
-        {"num_attention_heads": 5, "num_key_value_heads": 1},
+        {"num_attention_heads": 5, "num_key_value_heads": 1, "head_dim": 32},
         {"rope_theta": 500.0, "rms_norm_eps": 0.1},
     ],
 )

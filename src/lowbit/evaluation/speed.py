@@ -44,7 +44,8 @@ def generation_speed(model: LanguageModel, prompt: int, count: int, rounds: int 
     """
     vocabulary = int(model.module.config.vocab_size)  # type: ignore[union-attr, arg-type]
     ids = torch.randint(vocabulary, (1, prompt), generator=torch.Generator().manual_seed(0))
-    first, all_ = [], []
+    first: list[float] = []
+    all_: list[float] = []
     for _ in range(rounds + 1):
         for taken, new in ((first, 1), (all_, 1 + count)):
             begin = time.perf_counter()

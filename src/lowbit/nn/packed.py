@@ -94,7 +94,7 @@ class PackedWeight(nn.Module):
     def same(self, other: PackedWeight) -> bool:
         """Whether another weight is the same numbers in the same form."""
         own, theirs = self.parts(), other.parts()
-        alike = self.shape == other.shape and self.describe() == other.describe() and own.keys() == theirs.keys()
+        alike = (self.shape, self.kinds, self.quantizers) == (other.shape, other.kinds, other.quantizers) and own.keys() == theirs.keys()
         return alike and all(torch.equal(own[name], theirs[name]) for name in own)
 
     def unpacked(self) -> Weight:
