@@ -3,7 +3,7 @@
 SmolLM2-135M (a GGUF file) with every linear layer, the embedding and the output layer quantized, through lowbit's fused decoder; the
 same numbers in torch float32 through transformers, eager; and llama.cpp on the same model, where LLAMA_BENCH names its program
 llama-bench and LLAMA_MODELS the files that it is to run (separated by colons). Medians; the table goes to
-benchmarks/results/generation.md.
+benchmarks/results/generation_N_threads.md.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import lowbit
 from lowbit.cli.doctor import cpu, cpu_target
 from lowbit.evaluation.speed import Speed, as_dense, generation_speed, product_peak, read_bandwidth, streamed_nbytes
 
-RESULT = Path(__file__).parent / "results" / "generation.md"
-SPECS = (("int4 g32", None), ("int8 g32", None), ("int4 g32", "int8 scale=float32"), ("int8 g32", "int8 scale=float32"), ("nvfp4", None))
+RESULTS = Path(__file__).parent / "results"
+SPECS = (("int4 g32", None), ("int8 g32", None), ("int4 g32", "int8 scale=float32"), ("nvfp4", None), ("int8 g32", "int8 scale=float32"))
 
 
 def smollm2() -> str:
@@ -53,6 +53,7 @@ def llama_bench(prompt: int, tokens: int, threads: int) -> list[tuple[str, Speed
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one format, nothing written")
+    parser.add_argument("--formats", type=int, default=len(SPECS), help="measure the first so many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompt", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=48)
@@ -62,7 +63,7 @@ def main() -> None:
     bandwidth, peak = read_bandwidth(), product_peak()
     rows = []
     dense = None
-    for spec, activations in SPECS[:1] if arguments.quick else SPECS:
+    for spec, activations in SPECS[: 1 if arguments.quick else arguments.formats]:
         model = quantized(spec, activations)
         decoder = model.fused()
         speed = generation_speed(model, arguments.prompt, arguments.tokens)
@@ -93,7 +94,8 @@ def main() -> None:
     ]
     print("\n\n".join(lines))
     if not arguments.quick:
-        RESULT.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+        place = RESULTS / f"generation_{arguments.threads}_threads.md"
+        place.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

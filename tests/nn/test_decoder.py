@@ -92,7 +92,8 @@ def test_inputs_in_int8_go_through_the_integer_kernel():
     model = llama("int8 g32", activations="int8 scale=float32")
     assert model.model.layers[0].mlp.up_proj.route() == ("qlinear_int8", "")
     decoder = fused(model)
-    assert decoder.integer
+    assert decoder.integer and model.model.layers[2].mlp.down_proj.activations is not None
+    assert decoder.matches(model)
     with backend("reference"):
         expected = model(IDS)
     assert float((in_steps(decoder, IDS, (40,)) - expected).abs().max()) < 3e-2 * float(expected.abs().max())
