@@ -129,6 +129,15 @@ def test_models_of_hugging_face_are_found_by_their_parts(name, changes):
     torch.testing.assert_close(in_steps(decoder, IDS, (30, 1, 9)), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
+def test_windows_that_a_few_tokens_do_not_show_are_refused():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = transformers.MistralConfig(vocab_size=96, max_position_embeddings=64, sliding_window=32, **sizes)
+    model = lowbit.quantize(transformers.MistralForCausalLM(config).eval(), "int4 g32")
+    found = FusedDecoder.of(model, lambda ids: model(input_ids=ids, use_cache=False).logits)
+    assert found == "its attention sees 32 of 64 positions"
+
+
 class Twice(nn.Module):
     """An activation that is not silu."""
 

@@ -55,6 +55,7 @@ class FusedDecoder:
             raise _Unfit("it has no blocks")
         self.embedding = _child(trunk, "embed_tokens")
         self.positions = int(config.max_position_embeddings)
+        _check_attends_all(config, self.positions)
         first = _child(blocks[0], "self_attn")
         self.hidden = _linear(first, "q_proj").in_features
         head_dim = int(getattr(config, "head_dim", None) or self.hidden // config.num_attention_heads)
@@ -180,8 +181,6 @@ class FusedDecoder:
         attention, mlp = _child(block, "self_attn"), _child(block, "mlp")
         _only(attention, {*ATTENTION, *HEAD_NORMS, "rotary_emb"})
         _only(mlp, {*MLP, "act_fn"})
-        if getattr(attention, "sliding_window", None):
-            raise _Unfit(f"its attention slides over {attention.sliding_window} positions")
         norms = [self._norm(block, "input_layernorm"), self._norm(block, "post_attention_layernorm")]
         norms += [self._norm(attention, name) if hasattr(attention, name) else 0 for name in HEAD_NORMS]
         products = [self._product(attention, name) for name in ATTENTION] + [self._product(mlp, name) for name in MLP]
@@ -245,6 +244,15 @@ def _only(module: nn.Module, names: set[str]) -> None:
     others = set(dict(module.named_children())) - names
     if others:
         raise _Unfit(f"a {type(module).__name__} has a part {min(others)}")
+
+
+def _check_attends_all(config: Any, positions: int) -> None:
+    """Attention sees every position before its own; on the few tokens of the comparison a window would not show."""
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None) or ["sliding_attention"]
+    slides = window is not None and getattr(config, "use_sliding_window", True) and "sliding_attention" in kinds
+    for size in (window if slides else None, getattr(config, "attention_chunk_size", None)):
+        if size is not None and size < positions:
+            raise _Unfit(f"its attention sees {size} of {positions} positions")
 
 
 @contextmanager
