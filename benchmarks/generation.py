@@ -38,15 +38,15 @@ def quantized(spec: str, activations: str | None) -> lowbit.checkpoint.reading.M
     return lowbit.quantize(model, spec, activations=activations, only=["Linear", "Embedding"], ignore=[])
 
 
-def llama_bench(prompt: int, tokens: int, threads: int) -> list[tuple[str, Speed]]:
-    """What llama.cpp reaches, one pair a model file."""
+def llama_bench(prompt: int, tokens: int, threads: int) -> list[tuple[str, Speed, int]]:
+    """Name, what llama.cpp reaches, and bytes of each model file."""
     program = os.environ.get("LLAMA_BENCH")
     found = []
     for file in os.environ.get("LLAMA_MODELS", "").split(":") if program else []:
         arguments = [str(program), "-m", file, "-p", str(prompt), "-n", str(tokens), "-t", str(threads), "-r", "5", "-o", "json"]
         runs = json.loads(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
         speeds = {bool(run["n_gen"]): run["avg_ts"] for run in runs}
-        found.append((f"llama.cpp {Path(file).stem}", Speed(speeds[False], speeds[True])))
+        found.append((f"llama.cpp {Path(file).stem}", Speed(speeds[False], speeds[True]), Path(file).stat().st_size))
     return found
 
 
@@ -76,12 +76,12 @@ def main() -> None:
     nbytes = sum(p.numel() * p.element_size() for n, p in dense.module.named_parameters() if "embed_tokens" not in n)
     base = generation_speed(dense, arguments.prompt, arguments.tokens // 3, rounds=2)
     rows += [("torch float32, eager", base, nbytes)]
-    rows += [(name, speed, 0) for name, speed in llama_bench(arguments.prompt, arguments.tokens, arguments.threads)]
+    rows += llama_bench(arguments.prompt, arguments.tokens, arguments.threads)
     facts, target = cpu(Path("/proc/cpuinfo").read_text()), cpu_target() or {}
     head = ["", "prefill tokens/s", "decode tokens/s", "prefill against torch", "decode against torch", "MB a step", "of read bandwidth"]
     table = [head, ["---"] * len(head)]
     for name, s, n in rows:
-        read = [f"{n / 1e6:.1f}", f"{n * s.decode / bandwidth:.0%}"] if n else ["", ""]
+        read = [f"{n / 1e6:.1f}", f"{n * s.decode / bandwidth:.0%}"]
         ratios = [f"{s.prefill / base.prefill:.2f}", f"{s.decode / base.decode:.2f}"]
         table.append([name, f"{s.prefill:.0f}", f"{s.decode:.1f}", *ratios, *read])
     lines = [
