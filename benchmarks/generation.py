@@ -86,7 +86,8 @@ def main() -> None:
         table.append([name, f"{s.prefill:.0f}", f"{s.decode:.1f}", *ratios, *read])
     lines = [
         "# Generation",
-        f"{facts['model']}, {arguments.threads} thread{'s' * (arguments.threads > 1)}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{facts['model']}, {arguments.threads} thread{'s' * (arguments.threads > 1)}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"kernels {target.get('target')}. SmolLM2-135M, a prompt of {arguments.prompt} tokens, then {arguments.tokens} one by one. "
         f"Measured in the same run: {bandwidth / 1e9:.1f} GB/s of reading, {peak / 1e9:.0f} Gflop/s of torch's float32 product. "
         "Written by `python benchmarks/generation.py`.",
