@@ -6,7 +6,9 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "bind.h"
 #include "drive.h"
+#include "qlinear.h"
 #include "select.h"
 
 namespace nb = nanobind;
@@ -17,7 +19,7 @@ namespace {
 using Address = uintptr_t;
 
 // Counted up with every change of what is below; kernels/op.py names the one that the Python files need.
-constexpr int INTERFACE = 1;
+constexpr int INTERFACE = 3;
 
 // A Codec with the arrays that it points to.
 struct OwnCodec : Codec {
@@ -53,6 +55,21 @@ Units units_of(const std::vector<Address>& u) {
 ScaleRule rule_of(const nb::tuple& r) {
   return {nb::cast<int32_t>(r[0]), nb::cast<float>(r[1]), nb::cast<int32_t>(r[2]), nb::cast<uint32_t>(r[3]),
           nb::cast<float>(r[4]),   nb::cast<float>(r[5]), nb::cast<float>(r[6])};
+}
+
+PerBlock per_block_of(const nb::tuple& b) {
+  return {(const void*)nb::cast<Address>(b[0]), nb::cast<int32_t>(b[1]), nb::cast<int32_t>(b[2]), (const float*)nb::cast<Address>(b[3])};
+}
+
+// Activations that are not float32 are converted here, results back.
+void multiply(const PackedLinear& w, void (*f)(const PackedLinear&, const float*, size_t, float*, const float*, int), Address x, int type, size_t m,
+              Address y, Address bias, int threads) {
+  nb::gil_scoped_release release;
+  if (type == FLOAT32) return f(w, (const float*)x, m, (float*)y, (const float*)bias, threads);
+  std::vector<float> wide(m * w.columns), result(m * w.rows);
+  target().read((const void*)x, type, 0, wide.data(), wide.size());
+  f(w, wide.data(), m, result.data(), (const float*)bias, threads);
+  target().write(result.data(), (void*)y, type, 0, result.size(), false);
 }
 
 void run_job(const OwnCodec* codec, const OwnCodec* scale_codec, Address x, int x_type, const std::vector<size_t>& layout, const nb::tuple& rule,
@@ -105,6 +122,33 @@ NB_MODULE(_cpu, m) {
     nb::gil_scoped_release release;
     unpack((const uint8_t*)data, (uint8_t*)out, bits, count, threads);
   });
+  nb::class_<PackedLinear>(m, "PackedLinear")
+      .def("__init__", [](PackedLinear* to, const std::vector<size_t>& sizes, int bits, int decode, Address codes, Address table, Address magnitudes,
+                          const nb::tuple& scale, const nb::tuple& offset, const nb::object& whole) {
+        if (sizes.size() != 5) throw std::invalid_argument("rows, columns, group, groups, units");
+        *to = PackedLinear{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], bits, decode, (const uint32_t*)codes, (const float*)table,
+                           (const uint8_t*)magnitudes, per_block_of(scale), per_block_of(offset), 0, 0, 0, 1.0f, {}};
+        if (whole.is_none()) return;
+        const nb::tuple w = nb::cast<nb::tuple>(whole);  // unit, zero, flip, numbers
+        to->whole_known = 1;
+        to->unit = nb::cast<float>(w[0]);
+        to->zero = nb::cast<int32_t>(w[1]);
+        to->flip = nb::cast<int32_t>(w[2]);
+        const nb::bytes numbers = nb::cast<nb::bytes>(w[3]);
+        std::memcpy(to->whole, numbers.data(), std::min<size_t>(numbers.size(), 16));
+      }, nb::arg("sizes"), nb::arg("bits"), nb::arg("decode"), nb::arg("codes"), nb::arg("table"), nb::arg("magnitudes"), nb::arg("scale"),
+         nb::arg("offset"), nb::arg("whole").none());
+  m.def("qlinear", [](const PackedLinear& w, Address x, int type, size_t rows, Address y, Address bias, int threads) {
+    multiply(w, qlinear, x, type, rows, y, bias, threads);
+  });
+  m.def("qlinear_int8", [](const PackedLinear& w, Address x, int type, size_t rows, Address y, Address bias, int threads) {
+    multiply(w, qlinear_int8, x, type, rows, y, bias, threads);
+  });
+  m.def("read_all", [](Address data, size_t nbytes) {
+    nb::gil_scoped_release release;
+    return read_all((const void*)data, nbytes);
+  }, "Reads memory; for measuring how fast that is.");
+  bind_decoder(m);
   m.def("target", [] { return std::string(target().name); }, "The target in use.");
   m.def("targets", &usable_targets, "The targets that this CPU can run, the best last.");
   m.def("use_target", &use_target, "Switch; False where this CPU cannot run it.");

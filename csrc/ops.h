@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "packed_linear.h"
+
 namespace lowbit {
 
 // How numbers in units of a format become numbers or codes of the format. Everything is derived from the table in Python.
@@ -77,8 +79,23 @@ enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
   X(scales, void, (const ScaleRule& r, const uint32_t* most, const float* low, const float* high, float* scale, float* zero, size_t n)) \
   X(hifloat4, void, (const Codec& element, const Codec& scale, float seventh, const float* x, float* out, size_t n))              \
   X(philox, void, (uint32_t key0, uint32_t key1, uint64_t block, uint32_t* out, size_t blocks))                             \
+  /* of a decoder, see kernels/decoder.h */                                                                                \
+  X(rms_norm, void, (const float* x, const float* weight, float eps, float* out, size_t n))                                 \
+  X(rotate, void, (float* x, const float* cosine, const float* sine, size_t half))                                          \
+  X(swiglu, void, (const float* gate, const float* up, float* out, size_t n))                                               \
+  X(accumulate, void, (float* x, const float* y, size_t n))                                                                 \
+  X(attend, void, (const float* q, size_t queries, const float* k, const float* v, size_t n, size_t dim, float scale, float* scores, float* out)) \
+  X(dense_rows, void, (const float* W, const float* x, size_t in, size_t first, size_t last, float* y))                     \
   X(pack, void, (const uint8_t* codes, uint8_t* out, int bits, size_t count))                                               \
-  X(unpack, void, (const uint8_t* data, uint8_t* out, int bits, size_t count))
+  X(unpack, void, (const uint8_t* data, uint8_t* out, int bits, size_t count))                                              \
+  /* linear layers; m is MOST_ROWS at most */                                                                \
+  X(linear_input_nbytes, size_t, (const PackedLinear& w, size_t m))                                                         \
+  X(linear_input, void, (const PackedLinear& w, const float* x, size_t m, void* input))                                     \
+  X(linear_tiles, void, (const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, float* y, size_t stride, const float* bias)) \
+  X(linear8_input_nbytes, size_t, (const PackedLinear& w, size_t m))                                                        \
+  X(linear8_input, void, (const PackedLinear& w, const float* x, size_t m, void* input))                                    \
+  X(linear8_tiles, void, (const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, float* y, size_t stride, const float* bias)) \
+  X(read_memory, uint32_t, (const void* data, size_t nbytes))
 
 struct Target {
   const char* name;

@@ -1,4 +1,4 @@
-// The CPU is asked once. LOWBIT_CPU_TARGET (scalar, avx2, avx512) forces a target that this CPU can run.
+// The CPU is asked once. LOWBIT_CPU_TARGET (scalar, avx2, avx512, avx512_vnni) forces a target that this CPU can run.
 // A further target, NEON for instance, is one file in targets/, one line in `known` and its flags in CMakeLists.txt.
 #include "select.h"
 
@@ -10,6 +10,7 @@ namespace scalar { extern const Target target; }
 #if defined(__x86_64__)
 namespace avx2 { extern const Target target; }
 namespace avx512 { extern const Target target; }
+namespace avx512_vnni { extern const Target target; }
 #endif
 
 namespace {
@@ -18,10 +19,13 @@ std::vector<const Target*> known() {
   std::vector<const Target*> found = {&scalar::target};
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2")) found.push_back(&avx2::target);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2::target);
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
+      __builtin_cpu_supports("avx512vl")) {
     found.push_back(&avx512::target);
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2"))
+      found.push_back(&avx512_vnni::target);
+  }
 #endif
   return found;
 }

@@ -13,6 +13,10 @@ namespace lowbit::avx2 {
 #include "../kernels/hifloat4.h"
 #include "../kernels/philox.h"
 #include "../kernels/pack.h"
+#include "../kernels/decode.h"
+#include "../kernels/linear.h"
+#include "../kernels/linear_int8.h"
+#include "../kernels/decoder.h"
 
 extern const Target target;
 const Target target = {

@@ -10,11 +10,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+import lowbit
 from lowbit.checkpoint import writing
 from lowbit.checkpoint.layout import MANIFEST, Manifest, read_manifest, shard_name
 from lowbit.checkpoint.reading import Tensors
 from lowbit.checkpoint.writing import Writer, check_file, claim_folder, new_folder, versions, whole, write_shard
 from lowbit.errors import OutputError, UnsupportedError
+from lowbit.nn.decoder import FusedDecoder
 from lowbit.nn.packed import PackedWeight
 from lowbit.quantizers.spec import quantizer
 from lowbit.quantizers.weight import Weight
@@ -259,3 +261,21 @@ def test_the_manifest_says_what_wrote_it(writer):
     assert manifest.versions == versions()
     assert manifest.versions["torch"] == torch.__version__
     assert json.loads(manifest.text())["layout"] == 1
+
+
+def test_a_tied_embedding_and_output_layer_are_packed_once(llama_folder, tmp_path):
+    """In memory, on disk, and in memory again."""
+    model = lowbit.open_model(str(llama_folder(tied=True)))
+    lowbit.quantize(model, "int4 g32", only=["Linear", "Embedding"], ignore=[])
+    head, table = model.module.lm_head, model.module.model.embed_tokens
+    assert head.weight is table.weight
+    manifest = lowbit.save(model, tmp_path / "q")
+    assert manifest.tied["lm_head.weight.codes"] == "model.embed_tokens.weight.codes" or (
+        manifest.tied["model.embed_tokens.weight.codes"] == "lm_head.weight.codes"
+    )
+    again = lowbit.load(tmp_path / "q")
+    assert again.module.lm_head.weight is again.module.model.embed_tokens.weight
+    ids = torch.arange(7)[None]
+    assert torch.equal(again.logits(ids), model.logits(ids))
+    assert isinstance(again.fused(), FusedDecoder)
+    assert again.generate("hello", 12) == model.generate("hello", 12)

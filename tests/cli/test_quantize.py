@@ -316,3 +316,11 @@ def test_what_was_ignored_can_be_quantized_later(quantize, tmp_path):
     assert layers["lm_head"]["terms"] == [{"kind": "quantized", "spec": "int8"}]
     model, first = lowbit.load(tmp_path / "out"), lowbit.load(tmp_path / "first")
     assert torch.equal(model.module.model.layers[0].mlp.up_proj.weight.dense(), first.module.model.layers[0].mlp.up_proj.weight.dense())
+
+
+def test_layers_that_no_kernel_serves_are_told(quantize, tmp_path):
+    done = quantize("--weights", "e2m1 g32 sign_split")
+    assert done.code == 0
+    assert "warning: 14 layers multiply with a dense float32 copy, no faster than float: qlinear: negative numbers have scales" in done.out
+    shutil.rmtree(tmp_path / "out")
+    assert "dense float32 copy" not in quantize("--weights", "nvfp4").out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -85,6 +86,22 @@ def test_without_the_extension_the_reference_runs_and_it_is_said_once(no_extensi
     assert torch.equal(y, again)
     with backend("cpu"), pytest.raises(NoKernel, match="was not built"):
         lowbit.fake_quantize(x, "mxfp4")
+
+
+def test_without_the_extension_models_quantize_load_and_generate(no_extension: None, tmp_path: Path) -> None:
+    """On dense copies of the packed weights, which are kept; said once for all of it."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model = lowbit.quantize(lowbit.open_model("builtin"), "int4 g32", only=["Linear", "Embedding"])
+        text = model.generate("def add(", 8)
+        lowbit.save(model, tmp_path / "q")
+        assert lowbit.load(tmp_path / "q").generate("def add(", 8) == text
+    ours = [str(w.message) for w in said if "lowbit._cpu" in str(w.message)]
+    assert len(ours) == 1 and "slower" in ours[0] and "pip install" in ours[0]
+    assert model.fused() == "lowbit._cpu was not built"
+    layer = model.module.model.layers[0].mlp.up_proj
+    assert layer.route() == ("torch", "qlinear: lowbit._cpu was not built from these sources")
+    assert layer.weight.kept is not None and model.module.model.embed_tokens.weight.kept is not None
 
 
 def test_an_extension_of_other_sources_is_not_used(no_extension: None, monkeypatch: pytest.MonkeyPatch) -> None:

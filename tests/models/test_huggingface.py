@@ -13,6 +13,7 @@ from torch import nn
 
 import lowbit
 from lowbit.errors import DataError, ModelError
+from lowbit.kernels.op import backend
 from lowbit.models.huggingface import HuggingFace
 
 transformers = pytest.importorskip("transformers")
@@ -129,7 +130,10 @@ def test_a_whole_quantized_model_computes_on_the_dequantized_weights(llama_folde
         if isinstance(layer, nn.Linear) and name != "lm_head":
             layer.weight.data = lowbit.fake_quantize(layer.weight.data, "int4 g32")
     ids = model.encode(TEXT)[None]
-    assert torch.equal(lowbit.quantize(model, "int4 g32").logits(ids), expected.logits(ids))
+    lowbit.quantize(model, "int4 g32")
+    torch.testing.assert_close(model.logits(ids), expected.logits(ids), rtol=1e-4, atol=1e-4)
+    with backend("reference"):
+        assert torch.equal(model.logits(ids), expected.logits(ids))
 
 
 def test_bfloat16_models_run_with_everything_quantized(llama_folder):

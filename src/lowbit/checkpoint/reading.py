@@ -69,15 +69,25 @@ class Tensors:
 
     def starting(self, prefix: str) -> dict[str, Tensor]:
         """All tensors under a prefix, without it."""
-        return {n.removeprefix(prefix): self[n] for n in self.manifest.tensors if n.startswith(prefix)}
+        return {part: self[n] for part, n in self._sources(prefix).items()}
+
+    def identity(self, prefix: str, facts: Mapping[str, Any]) -> str:
+        """What a packed weight is, so that equal ones are known: its shape, its terms, and the digests of its parts."""
+        parts = sorted((part, self.manifest.tensors[n].digest) for part, n in self._sources(prefix).items())
+        return repr((facts["shape"], facts["terms"], parts))
+
+    def _sources(self, prefix: str) -> dict[str, str]:
+        """What follows a prefix -> the stored tensor."""
+        names = [*self.manifest.tensors, *self.manifest.tied]
+        return {n.removeprefix(prefix): self.manifest.tied.get(n, n) for n in names if n.startswith(prefix)}
 
 
-def load(folder: str | Path, device: str = "cpu", *, verify: bool = True, keep: bool = True) -> Model:
+def load(folder: str | Path, device: str = "cpu", *, verify: bool = True, keep: bool | None = None) -> Model:
     """The model of a checkpoint folder, its packed layers as lowbit modules.
 
     Args:
         verify: compare every tensor with its digest (about a second a gigabyte).
-        keep: let layers keep their dense float32 weights after first use; faster, more memory.
+        keep: whether layers keep a dense float32 weight after first use, and multiply with it; None: those that no kernel serves.
 
     Raises:
         CheckpointError: the folder is no checkpoint, is truncated, tampered with, or of another layout.
@@ -98,10 +108,11 @@ def load(folder: str | Path, device: str = "cpu", *, verify: bool = True, keep: 
     model.notes = tuple(manifest.notes)
     tensors = Tensors(place, manifest, verify)
     modules = dict(model.module.named_modules())
+    held: dict[str, PackedWeight] = {}
     for name, facts in manifest.layers.items():
         if not isinstance(modules.get(name), KINDS):
             raise CheckpointError(f"the checkpoint packs a layer {name!r} that the model does not have")
-        put(model.module, name, _layer(name, facts, modules[name], tensors))
+        put(model.module, name, _layer(name, facts, modules[name], tensors, held))
     _fill(model.module, tensors, manifest)
     model.tie()
     keep_dense(model.module, keep)
@@ -125,13 +136,15 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise CheckpointError(f"{str(folder / name)!r} is {state}: its digest is not that of the manifest; copy it again")
 
 
-def _layer(name: str, facts: Mapping[str, Any], layer: nn.Module, tensors: Tensors) -> nn.Module:
+def _layer(name: str, facts: Mapping[str, Any], layer: nn.Module, tensors: Tensors, held: dict[str, PackedWeight]) -> nn.Module:
     shape, own = torch.Size(facts["shape"]), layer.weight
     if isinstance(own, Tensor) and own.flatten(1).shape != shape:
         raise CheckpointError(f"layer {name}: packed as {tuple(shape)}, the model has {tuple(own.flatten(1).shape)}")
     try:
         activations = None if facts.get("activations") is None else parse(facts["activations"])
-        weight = PackedWeight.described(tensors.starting(f"{name}.weight."), shape, facts["terms"])
+        key = tensors.identity(f"{name}.weight.", facts)
+        weight = held[key] if key in held else PackedWeight.described(tensors.starting(f"{name}.weight."), shape, facts["terms"])
+        held[key] = weight  # a tied embedding and output layer share it
         dtype = DTYPES[facts["dtype"]] if "dtype" in facts else None
     except CheckpointError as error:
         raise CheckpointError(f"layer {name}: {error}") from error

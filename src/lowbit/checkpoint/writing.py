@@ -111,6 +111,7 @@ class Writer:
         self._meaning: dict[str, str] = {}
         self._waiting_bytes = 0
         self._shards = 0
+        self._packed: weakref.WeakKeyDictionary[PackedWeight, str] = weakref.WeakKeyDictionary()
         self._places: dict[tuple[int, tuple[int, ...], torch.dtype], tuple[str, weakref.ref[Tensor]]] = {}
 
     def add(self, name: str, tensor: Tensor) -> None:
@@ -124,12 +125,16 @@ class Writer:
         self._put(name, narrowed(tensor.detach()), tensor.dtype)
 
     def add_packed(self, name: str, module: str, weight: PackedWeight, activations: str | None = None, **facts: Any) -> None:
-        """A packed weight of the layer ``name``."""
+        """A packed weight of the layer ``name``; one that was added for another layer is noted as tied."""
         self.manifest.layers[name] = {
             "module": module, "shape": list(weight.shape), "terms": weight.describe(), "activations": activations, **facts,
         }  # fmt: skip
+        first = self._packed.setdefault(weight, name)
         for part, tensor in weight.parts().items():
-            self._put(f"{name}.weight.{part}", tensor, tensor.dtype)
+            if first != name:
+                self.manifest.tied[f"{name}.weight.{part}"] = f"{first}.weight.{part}"
+            else:
+                self._put(f"{name}.weight.{part}", tensor, tensor.dtype)
 
     def _put(self, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
         meaning = str(dtype).removeprefix("torch.")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from lowbit.checkpoint.layout import Manifest
 from lowbit.checkpoint.reading import Model, open_model
@@ -17,6 +19,8 @@ from lowbit.errors import DataError, OutputError
 from lowbit.evaluation.measure import Evaluation, evaluate
 from lowbit.models.opening import DTYPES
 from lowbit.models.streaming import Streamed
+from lowbit.nn.linear import Linear
+from lowbit.nn.packed import keep_dense
 from lowbit.nn.replace import IGNORE, ONLY, left_alone
 from lowbit.progress import bars
 from lowbit.quantizers.spec import text as spec_text
@@ -93,6 +97,14 @@ def run(
     _report(console, opened, made, manifest, done, before, after)
 
 
+def _without_kernel(module: nn.Module) -> list[str]:
+    """A sentence for each reason why layers will run no faster than float ones."""
+    keep_dense(module, None)
+    routes = [m.route() for m in module.modules() if isinstance(m, Linear)]
+    refused = Counter(r.refused for r in routes if r.kernel == "torch")
+    return [f"{n} layers multiply with a dense float32 copy, no faster than float: {reason}" for reason, n in refused.items()]
+
+
 def _overrides(words: list[str] | None) -> dict[str, str] | None:
     if not words:
         return None
@@ -142,6 +154,8 @@ def _report(
     for name in sorted(figures, key=lambda n: figures[n]["weight SQNR dB"])[:3]:
         print(f"  {name}: {', '.join(f'{what} {value:.4g}' for what, value in figures[name].items())}")
     for warning in [w for unit in done for w in unit.warnings]:
+        print(f"warning: {warning}")
+    for warning in [] if isinstance(model, Streamed) else _without_kernel(model.module):
         print(f"warning: {warning}")
     for note in model.notes:
         print(f"note: {note}")

@@ -18,7 +18,7 @@ from lowbit.errors import NoKernel, UnknownName
 BACKENDS = {"cpu": "lowbit._cpu"}
 
 #: module -> the number of its interface; one that was built from older sources is not used
-INTERFACES = {"lowbit._cpu": 1}
+INTERFACES = {"lowbit._cpu": 3}
 
 #: the torch code of quantizers/, which takes everything
 REFERENCE = "reference"
@@ -56,7 +56,7 @@ def extension(module: str) -> ModuleType | None:
             return found
         what = f"was built from other sources (interface {found.interface}, not {INTERFACES[module]})"
     warnings.warn(
-        f"{module} {what}: quantizing runs on the torch reference, which is slower. "
+        f"{module} {what}: quantizing and packed layers run on the torch reference, which is slower and takes more memory. "
         "With a C++17 compiler `pip install .` in the sources builds it.",
         RuntimeWarning,
         stacklevel=2,
@@ -108,3 +108,9 @@ class Op:
 FAKE_QUANTIZE, QUANTIZE, SCALES, ENCODE, DEQUANTIZE, PACK, UNPACK = (
     Op(name) for name in ("fake_quantize", "quantize", "scales", "encode", "dequantize", "pack", "unpack")
 )
+
+#: a linear on packed codes, with activations as they are and in int8
+QLINEAR, QLINEAR_INT8 = Op("qlinear"), Op("qlinear_int8")
+
+#: rows of packed codes as numbers
+GATHER = Op("gather")

@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lowbit.errors import DataError, ModelError
+from lowbit.models.generation import fused
 from lowbit.models.llama import Llama, LlamaConfig
 from lowbit.models.model import device_of
+from lowbit.nn.decoder import FusedDecoder
 
 FOLDER = Path(__file__).resolve().parents[1] / "builtin"
 
@@ -31,6 +33,7 @@ class Builtin:
         self.module = module
         self.context = context
         self.name = name
+        self._fused: FusedDecoder | str = "not looked for yet"
 
     @classmethod
     def load(cls, device: str = "cpu", dtype: torch.dtype | None = None) -> Builtin:
@@ -88,10 +91,18 @@ class Builtin:
         if chat:
             raise DataError("the built-in model has no chat template; give it the start of a Python file")
         ids = torch.cat((torch.zeros(1, dtype=torch.int64), self.encode(prompt)))[None]
-        ids = ids.to(device_of(self.module))
+        return self.decode(self.extend(ids, max_new_tokens, temperature, seed)[0, ids.shape[1] :])
+
+    def extend(self, ids: Tensor, count: int, temperature: float = 0.0, seed: int = 0, *, to_the_end: bool = False) -> Tensor:
+        ids, length = ids.to(device_of(self.module)), ids.shape[1] + count
+        decoder = self.fused()
+        advance = decoder.session(len(ids), length).advance if isinstance(decoder, FusedDecoder) and length <= self.context else None
         with torch.no_grad():
-            out = self.module.generate(ids, max_new_tokens, temperature=temperature, seed=seed)  # type: ignore[operator]
-        return self.decode(out[0, ids.shape[1] :])
+            return self.module.generate(ids, count, temperature, seed, advance)  # type: ignore[operator, no-any-return]
+
+    def fused(self) -> FusedDecoder | str:
+        self._fused = fused(self._fused, self.module, self.logits)
+        return self._fused
 
     def save_assets(self, folder: Path) -> None:
         config = json.loads((FOLDER / "config.json").read_text(encoding="utf-8")) | self.module.config.to_dict()  # type: ignore[operator, union-attr]

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.errors import DataError, MissingPackage, ModelError
+from lowbit.models.generation import decoding_loop, fused
 from lowbit.models.model import device_of
+from lowbit.nn.decoder import FusedDecoder
 
 FLATTERED = (
     "its weights come from a GGUF file with blocks of 32 on a {} grid: "
@@ -56,6 +58,7 @@ class HuggingFace:
         self.tokenizer = tokenizer
         self.context = int(getattr(module.config.get_text_config(), "max_position_embeddings", 2048))
         self.notes = notes
+        self._fused: FusedDecoder | str = "not looked for yet"
 
     @classmethod
     def load(cls, name: str, device: str = "cpu", dtype: torch.dtype | None = None) -> HuggingFace:
@@ -139,17 +142,32 @@ class HuggingFace:
                 raise DataError(f"{self.name} has no chat template; leave out --chat")
             message = [{"role": "user", "content": prompt}]
             prompt = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-        ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).input_ids.to(device_of(self.module))
+        ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=not chat).input_ids
         if ids.numel() == 0:
             raise DataError("an empty prompt; give at least one character")
+        return self.decode(self.extend(ids, max_new_tokens, temperature, seed)[0, ids.shape[1] :])
+
+    def extend(self, ids: Tensor, count: int, temperature: float = 0.0, seed: int = 0, *, to_the_end: bool = False) -> Tensor:
         torch.manual_seed(seed)
-        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        ids = ids.to(device_of(self.module))
+        options: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        options |= {"min_new_tokens": count} if to_the_end else {}
+        decoder = self.fused()
+        if isinstance(decoder, FusedDecoder) and ids.shape[1] + count <= decoder.positions and len(ids) == 1 and self._steps_alone():
+            options["custom_generate"] = decoding_loop(decoder)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            out = self.module.generate(  # type: ignore[operator]
-                ids, max_new_tokens=max_new_tokens, attention_mask=torch.ones_like(ids), **sampling
+            return self.module.generate(  # type: ignore[operator, no-any-return]
+                ids, max_new_tokens=count, attention_mask=torch.ones_like(ids), **options
             )
-        return self.decode(out[0, ids.shape[1] :])
+
+    def fused(self) -> FusedDecoder | str:
+        self._fused = fused(self._fused, self.module, self.logits)
+        return self._fused
+
+    def _steps_alone(self) -> bool:
+        """Whether the model's settings ask for one token after another, not for beams or a second model."""
+        return str(self.module.generation_config.get_generation_mode().value) in ("greedy_search", "sample")  # type: ignore[union-attr, operator]
 
     def save_assets(self, folder: Path) -> None:
         self.module.config.save_pretrained(folder)  # type: ignore[union-attr, operator]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -238,6 +238,10 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
+    def rotary_emb(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine for positions (1, length), as Hugging Face's module of that name gives them for an input x."""
+        return rotary(positions[0].to(x.device), self.config.head_dim, self.config.rope_theta)
+
     def forward(self, input_ids: Tensor, cache: Cache | None = None) -> Tensor:
         seen, new = 0 if cache is None else cache.length, input_ids.shape[1]
         if seen + new > self.config.max_position_embeddings:
@@ -284,12 +288,21 @@ class Llama(nn.Module):
         return self.lm_head(self.model(input_ids, cache))
 
     @torch.no_grad()
-    def generate(self, input_ids: Tensor, max_new_tokens: int, temperature: float = 0.0, seed: int = 0) -> Tensor:
+    def generate(
+        self,
+        input_ids: Tensor,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        advance: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Go on from ``input_ids``, one token at a time; there is no stop token.
 
         Args:
             temperature: 0 takes the likeliest token; above 0 draws from softmax(logits / temperature).
             seed: row r of the batch draws with seed + r, so a row alone can repeat what it did in a batch.
+            advance: new ids (batch, new) to the logits (batch, vocab_size) after them, remembering those before; by default
+                the model itself with a cache.
 
         Shapes:
             input_ids  (batch, length), as in ``forward``
@@ -304,7 +317,7 @@ class Llama(nn.Module):
         generators = [torch.Generator().manual_seed(seed + row) for row in range(len(input_ids))]
         cache, new = Cache(), input_ids
         for _ in range(max_new_tokens):
-            logits = self(new, cache)[:, -1]
+            logits = self(new, cache)[:, -1] if advance is None else advance(new)
             if temperature == 0:
                 new = logits.argmax(-1, keepdim=True)
             else:

@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from lowbit.nn.decoder import FusedDecoder
+
 
 class LanguageModel(Protocol):
     """A causal language model with its tokenizer.
@@ -40,6 +42,12 @@ class LanguageModel(Protocol):
 
     def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, chat: bool = False) -> str:
         """What the model adds to the prompt; temperature 0 takes the likeliest token. ``chat`` applies the chat template."""
+
+    def extend(self, ids: Tensor, count: int, temperature: float = 0.0, seed: int = 0, *, to_the_end: bool = False) -> Tensor:
+        """Ids (batch, length) with up to ``count`` tokens more, the prompt first; ``to_the_end`` lets no stop token stop it."""
+
+    def fused(self) -> FusedDecoder | str:
+        """The decoder that generation runs in one call a step, or why it runs module by module."""
 
     def save_assets(self, folder: Path) -> None:
         """Write what a checkpoint needs beside the weights: configuration, tokenizer, chat template, generation settings."""

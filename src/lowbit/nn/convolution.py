@@ -6,6 +6,7 @@ import copy
 
 from torch import Tensor, nn
 
+from lowbit.nn.linear import Route
 from lowbit.nn.packed import PackedWeight
 
 
@@ -26,6 +27,10 @@ class Convolution(nn.Module):
         self.layer = copy.copy(layer)
         self.layer._parameters = {"weight": None, "bias": None}
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
+
+    def route(self) -> Route:
+        """What multiplies here: torch, with the dense weight."""
+        return Route("torch", "qlinear: a convolution takes each weight to many places, where decoding it is little of the work")
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, in, *space) to (batch, out, *space)."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lowbit.kernels.op import GATHER
 from lowbit.nn.packed import PackedWeight
 
 
@@ -34,5 +35,7 @@ class Embedding(nn.Module):
 
     def forward(self, index: Tensor) -> Tensor:
         """index (*) integers to (*, features)."""
-        rows = functional.embedding(index, self.weight.dense())
+        layout = self.weight.layout()
+        kernel = GATHER.kernel(index, layout)
+        rows = functional.embedding(index, self.weight.dense()) if kernel is None else kernel.run(index, layout)
         return (rows if self.scale == 1.0 else rows * self.scale).to(self.dtype)

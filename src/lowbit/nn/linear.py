@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from lowbit.errors import NonFiniteError
+from lowbit.kernels.op import QLINEAR, QLINEAR_INT8
 from lowbit.nn.packed import PackedWeight
 from lowbit.philox import Key
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.spec import quantizer as parse
+from lowbit.quantizers.spec import text
 from lowbit.solvers.rtn import RTN
+
+#: how the integer kernel rounds the rows of its inputs
+INT8_ROWS = "int8 scale=float32"
+
+
+class Route(NamedTuple):
+    """Which kernel serves a layer, ``torch`` for the product with the dense weight, and what faster ones refused."""
+
+    kernel: str
+    refused: str
 
 
 class Linear(nn.Module):
     """A linear layer on packed weights. Arithmetic is float32, the result is rounded once to the dtype of x.
+
+    A kernel reads the packed weight where one can: sums then run in another order than torch's on the dense weight.
 
     Args:
         weight: (out, in), packed.
@@ -46,11 +62,32 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (*, in) to (*, out)."""
-        y = x.float()
-        if self.activations is not None:
-            y = self.activations.quantize(y).dequantize()
-        y = functional.linear(y, self.weight.dense(), None if self.bias is None else self.bias.float())
+        y, bias, layout = x.float(), None if self.bias is None else self.bias.float(), self.weight.layout()
+        kernel = QLINEAR_INT8.kernel(y, layout, bias) if self.activations is not None and self.integer else None
+        if kernel is None:
+            y = y if self.activations is None else self.activations.quantize(y).dequantize()
+            kernel = QLINEAR.kernel(y, layout, bias)
+        y = functional.linear(y, self.weight.dense(), bias) if kernel is None else kernel.run(y, layout, bias)
         return y.to(x.dtype if x.is_floating_point() else torch.float32)
+
+    @property
+    def integer(self) -> bool:
+        """Whether inputs are rounded as the integer kernel rounds them."""
+        return self.activations == parse(INT8_ROWS)
+
+    def route(self) -> Route:
+        """What multiplies here without gradients."""
+        x, layout, reasons = torch.zeros(1, self.in_features), self.weight.layout(), []
+        with torch.no_grad():
+            if self.activations is not None:
+                kernel, refusals = QLINEAR_INT8.plan(x, layout, self.bias) if self.integer else (None, {})
+                if kernel is not None:
+                    return Route("qlinear_int8", "")
+                told = f"inputs in {text(self.activations)}, not {INT8_ROWS!r}"
+                reasons += [told] if not self.integer else [f"qlinear_int8: {r}" for r in refusals.values()]
+            kernel, refusals = QLINEAR.plan(x, layout, self.bias)
+        reasons += [f"qlinear: {r}" for r in refusals.values()]
+        return Route("torch" if kernel is None else "qlinear", "; ".join(reasons))
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

@@ -9,13 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.errors import CheckpointError
+from lowbit.kernels.cpu.linear_layout import PackedLinear, prepare, unprepare
+from lowbit.kernels.op import extension
+from lowbit.packing import packed_nbytes
+from lowbit.quantizers.grid import QTensor, packed_codes
+from lowbit.quantizers.linear_lowering import linear_spec
 from lowbit.quantizers.spec import quantizer as parse
 from lowbit.quantizers.spec import text
 from lowbit.quantizers.weight import Form, Weight, forms, unpack
 
+#: the buffer of the codes
+CODES = "codes"
+
 
 class PackedWeight(nn.Module):
     """The packed parts of a ``Weight`` as buffers, and what is needed to read them back.
+
+    Once a kernel has laid out the weight for itself, the codes are in its layout only; they become bytes again when those are asked for.
 
     Moving the module to another device moves the parts; their dtypes stay, whatever the module is converted to.
     A torch function that is given a packed weight (``functional.linear(x, layer.weight)``) gets its dense weight.
@@ -30,11 +40,13 @@ class PackedWeight(nn.Module):
         super().__init__()
         self.shape = torch.Size(shape)
         self.stored = tuple(stored)
+        self._taken: PackedLinear | None = None  # holds the codes while they are not among the buffers
         self.names = {name.replace(".", "_"): name for name in parts}
         for buffer, name in self.names.items():
             self.register_buffer(buffer, parts[name])
         self.kept: Tensor | None = None
-        self.keep_dense = False
+        self.keep_dense: bool | None = None
+        self._layout: PackedLinear | str | None = None
 
     @classmethod
     def of(cls, weight: Weight) -> PackedWeight:
@@ -66,20 +78,71 @@ class PackedWeight(nn.Module):
 
     def parts(self) -> dict[str, Tensor]:
         """The packed parts under their own (dotted) names."""
-        return {name: self.get_buffer(buffer) for buffer, name in self.names.items()}
+        held = self._whole_buffers()
+        return {name: held[buffer] for buffer, name in self.names.items()}
+
+    def same(self, other: PackedWeight) -> bool:
+        """Whether another weight is the same numbers in the same form."""
+        own, theirs = self.parts(), other.parts()
+        alike = (self.shape, self.stored) == (other.shape, other.stored) and own.keys() == theirs.keys()
+        return alike and all(torch.equal(own[name], theirs[name]) for name in own)
 
     def unpacked(self) -> Weight:
         """The weight with its codes laid open."""
         return unpack(self.stored, self.parts(), tuple(self.shape))
 
     def dense(self) -> Tensor:
-        """The float32 weight; kept for the next call when ``keep_dense`` is set."""
+        """The float32 weight; kept for the next call when ``keep_dense`` says so, or says nothing and no kernel serves the weight."""
         if self.kept is not None:
             return self.kept
         dense = self.unpacked().dequantize()
-        if self.keep_dense:
+        if self.keep_dense or (self.keep_dense is None and isinstance(self.layout(), str)):
             self.kept = dense
         return dense
+
+    def layout(self) -> PackedLinear | str:
+        """The weight as the CPU kernel reads it, made when first needed, or why there is none."""
+        if self.keep_dense:
+            return "its dense weight is kept"
+        if self._layout is None:
+            self._layout = self._laid_out()
+        return self._layout
+
+    def _laid_out(self) -> PackedLinear | str:
+        if extension("lowbit._cpu") is None:
+            return "lowbit._cpu was not built from these sources"
+        kinds = [form.kind for form in self.stored]
+        if kinds != ["quantized"]:
+            return f"its weight is a sum: {' + '.join(kinds)}" if len(kinds) > 1 else f"its weight is {kinds[0]}"
+        if self.device.type != "cpu":
+            return f"its weight is on {self.device}"
+        tensor = self.unpacked().terms[0]
+        assert isinstance(tensor, QTensor)
+        spec = linear_spec(tensor)
+        if isinstance(spec, str):
+            return spec
+        made = prepare(spec)
+        if spec.codes is tensor.codes and next(iter(self._buffers)) == CODES:  # not folded with exponents: they come back from the layout
+            self._taken = made
+            del self._buffers[CODES]
+        return made
+
+    def _whole_buffers(self) -> dict[str, Tensor]:
+        """The buffers with the codes, made again where they lie in the layout only."""
+        held: dict[str, Tensor] = {name: b for name, b in self._buffers.items() if b is not None}
+        if self._taken is not None:
+            held = {CODES: packed_codes(unprepare(self._taken).codes, self._taken.bits), **held}
+        return held
+
+    def _leave_layout(self) -> None:
+        """Hold the codes as bytes, and neither a layout nor a dense copy."""
+        self._buffers = dict(self._whole_buffers())
+        self.kept = self._layout = self._taken = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name == CODES and self._taken is not None:
+            self._leave_layout()  # whoever has the bytes may change them
+        return super().__getattr__(name)
 
     @classmethod
     def __torch_function__(
@@ -90,24 +153,34 @@ class PackedWeight(nn.Module):
         named = {k: a.dense() if isinstance(a, PackedWeight) else a for k, a in (kwargs or {}).items()}
         return func(*plain, **named)
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if self._taken is not None:
+            destination[prefix + CODES] = self.parts()[CODES]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedWeight:
+        self._leave_layout()
         before = dict(self.named_buffers())
         super()._apply(fn, recurse)
         for name, part in before.items():
             moved = self.get_buffer(name)
             if moved.dtype != part.dtype:
                 setattr(self, name, part.to(moved.device))
-        self.kept = None
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._leave_layout()
         super()._load_from_state_dict(*args, **kwargs)
-        self.kept = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        alone = {"_buffers": self._whole_buffers(), "kept": None, "_layout": None, "_taken": None}
+        return {**super().__getstate__(), **alone}  # type: ignore[dict-item]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all parts."""
-        return sum(b.numel() * b.element_size() for b in self.buffers())
+        codes = 0 if self._taken is None else packed_nbytes(self.shape.numel(), self._taken.bits)
+        return codes + sum(b.numel() * b.element_size() for b in self.buffers())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -116,17 +189,24 @@ class PackedWeight(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.buffers()).device
+        return torch.device("cpu") if self._taken is not None else next(self.buffers()).device
 
     def extra_repr(self) -> str:
         terms = " + ".join(t.get("spec", t["kind"]) for t in self.describe())
         return f"{tuple(self.shape)}, {terms}, {8 * self.nbytes / max(1, self.shape.numel()):.3f} bits"
 
 
-def keep_dense(model: nn.Module, keep: bool = True) -> None:
-    """Whether packed weights keep their dense float32 copy after first use: faster, at 4 bytes a weight."""
+def keep_dense(model: nn.Module, keep: bool | None = True) -> None:
+    """Whether packed weights keep their dense float32 copy after first use, at 4 bytes a weight.
+
+    Args:
+        keep: True: they do, and torch multiplies with it; False: it is made anew in each call that needs it; None: it is kept
+            where no kernel serves the packed weight.
+    """
     for module in model.modules():
         if isinstance(module, PackedWeight):
             module.keep_dense = keep
-            if not keep:
+            if keep:
+                module._leave_layout()
+            else:
                 module.kept = None

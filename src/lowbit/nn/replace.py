@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import fnmatch
 import re
@@ -145,6 +146,22 @@ def packed_module(
         assert isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d)
         packed = Convolution(weight, layer)
     return packed.train(layer.training)
+
+
+def dense_module(packed: Linear | Embedding | Convolution) -> nn.Module:
+    """The torch layer on the numbers of a packed one, in float32; activations are left as they are."""
+    W = packed.weight.unpacked().dequantize()
+    if isinstance(packed, Embedding):
+        layer: nn.Module = nn.Embedding.from_pretrained(W * packed.scale, padding_idx=packed.padding_idx)
+    elif isinstance(packed, Linear):
+        layer = nn.Linear(packed.in_features, packed.out_features, bias=packed.bias is not None, device="meta")
+        layer.weight = nn.Parameter(W, requires_grad=False)
+    else:
+        layer = copy.copy(packed.layer)
+        layer._parameters = {"weight": nn.Parameter(W.reshape(packed.kernel), requires_grad=False), "bias": None}
+    if not isinstance(packed, Embedding) and packed.bias is not None:
+        layer.bias = nn.Parameter(packed.bias.detach().clone(), requires_grad=False)
+    return layer.train(packed.training)
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:

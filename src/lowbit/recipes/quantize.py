@@ -9,7 +9,7 @@ from torch import nn
 
 from lowbit.data.text import Text
 from lowbit.errors import DataError
-from lowbit.nn.packed import PackedWeight, keep_dense
+from lowbit.nn.packed import PackedWeight
 from lowbit.nn.replace import IGNORE, ONLY, packed_module, put
 from lowbit.progress import ProgressCallback
 from lowbit.quantizers.quantizer import Quantizer
@@ -70,7 +70,9 @@ def quantize(
     finally:
         for layer, weight in originals:
             layer.weight = weight
+    first: dict[int, PackedWeight] = {}
     for planned, parts in packed:
-        put(module, planned.name, packed_module(planned.target.module, parts, made.activations))
-    keep_dense(module)
+        twin = first.setdefault(id(planned.target.module.weight), parts)  # a tied weight is held once
+        held = twin if twin.same(parts) else parts
+        put(module, planned.name, packed_module(planned.target.module, held, made.activations))
     return model

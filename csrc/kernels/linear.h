@@ -1,0 +1,234 @@
+// y = x W^T + bias for float32 x. A group of columns has accumulators of its own, which its scales multiply once.
+
+#if defined(__AVX512F__)
+constexpr int WIDTHS[] = {1, 2, 4, 8, 16, 24};  // rows of x that are multiplied at a time
+#else
+constexpr int WIDTHS[] = {1, 2, 4};
+#endif
+constexpr int WIDEST = WIDTHS[sizeof(WIDTHS) / sizeof(int) - 1];
+constexpr int VECTORS = (int)TILE_ROWS / LANES;  // that hold the rows of a tile
+constexpr int FEW = 4;                           // so few rows of x wait for the weights, not for the arithmetic
+constexpr size_t AHEAD = 256;                   // words of codes that are asked for early; 128 to 1024 differ by a few percent
+constexpr size_t AT_A_TIME = 32;                 // groups whose scales are decoded ahead
+
+// rows of x from `done` on that go together
+LB_INLINE int width_of(size_t m, size_t done) {
+  for (int width : WIDTHS)
+    if ((size_t)width >= m - done) return width;
+  return WIDEST;
+}
+
+// how many tiles at a time, so that enough sums are under way
+constexpr int tiles_at_a_time(int width) { return LANES == 16 ? (width <= 4 ? 4 : width == 8 ? 2 : 1) : width <= 2 ? 2 : 1; }
+
+// Codes of 1 and 2 bits with a single row of x: four or two of them at once pick one of 16 sums t[c0] x0 + t[c1] x1 (...) that are made once
+// for all rows of W. That takes a half or a quarter of the operations.
+constexpr int together(int bits, int width) { return LANES == 16 && width == 1 && bits <= 2 ? 4 / bits : 0; }
+
+// Input of a block of rows: [column as stored][width], or [columns as stored / together][16], then the sums of every group, [group][width].
+static size_t linear_block_columns(const PackedLinear& w, int width) {
+  const int n = together(w.bits, width);
+  return n ? columns_of(w) / (size_t)n * 16 : columns_of(w) * (size_t)width;
+}
+static size_t linear_block(const PackedLinear& w, int width) { return linear_block_columns(w, width) + w.groups * (size_t)width; }
+
+static size_t linear_input_nbytes(const PackedLinear& w, size_t m) {
+  size_t floats = 0;
+  for (size_t done = 0; done < m; done += WIDEST) floats += linear_block(w, width_of(m, done));
+  return 4 * floats;
+}
+
+static float sum_of(const float* x, size_t n) {
+  F sums = {};
+  size_t k = 0;
+  for (; k + LANES <= n; k += LANES) sums += load(x + k);
+  float sum = 0;
+  for (int l = 0; l < LANES; l++) sum += sums[l];
+  for (; k < n; k++) sum += x[k];
+  return sum;
+}
+
+#if defined(__AVX512F__)
+// the 16 sums of every `n` columns
+static void sums_of_codes(const PackedLinear& w, const float* x, size_t count, size_t stored, int n, float* to) {
+  __m512 numbers[4];
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  for (int p = 0; p < n; p++) {
+    const __m512i code = _mm512_and_si512(_mm512_srl_epi32(lane, _mm_cvtsi32_si128(p * w.bits)), _mm512_set1_epi32((1 << w.bits) - 1));
+    numbers[p] = _mm512_permutexvar_ps(code, _mm512_loadu_ps(w.table));
+  }
+  for (size_t k = 0; k < stored; k += (size_t)n, to += 16) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int p = 0; p < n; p++)
+      if (k + p < count) sum = _mm512_fmadd_ps(numbers[p], _mm512_set1_ps(x[k + p]), sum);
+    _mm512_storeu_ps(to, sum);
+  }
+}
+#else
+static void sums_of_codes(const PackedLinear&, const float*, size_t, size_t, int, float*) {}
+#endif
+
+static void linear_input(const PackedLinear& w, const float* x, size_t m, void* input) {
+  float* to = (float*)input;
+  const size_t stored = w.units * codes_of(w.bits);
+  for (size_t done = 0; done < m; done += WIDEST) {
+    const int width = width_of(m, done), n = together(w.bits, width);
+    float* sums = to + linear_block_columns(w, width);
+    for (size_t g = 0; g < w.groups; g++) {
+      const size_t first = g * w.group, some = first + w.group < w.columns ? w.group : w.columns - first;
+      for (int i = 0; i < width; i++) {
+        const size_t count = done + i < m ? some : 0;  // a row that is not there is zero
+        const float* from = x + (done + i) * w.columns + first;
+        sums[g * width + i] = w.offset.data ? sum_of(from, count) : 0.0f;
+        if (n) {
+          sums_of_codes(w, from, count, stored, n, to + g * stored / n * 16);
+          continue;
+        }
+        float* column = to + g * stored * width + i;
+        if (width == 1) {
+          __builtin_memcpy(column, from, 4 * count);
+        } else {
+          for (size_t k = 0; k < count; k++) column[k * width] = from[k];
+        }
+        for (size_t k = count; k < stored; k++) column[k * width] = 0.0f;
+      }
+    }
+    to += linear_block(w, width);
+  }
+}
+
+// The sums of a tile, or what there is of it, to y.
+LB_INLINE void put(const F* sums, const PackedLinear& w, size_t tile, float* y, const float* bias) {
+  const size_t row = tile * TILE_ROWS, count = w.rows - row < TILE_ROWS ? w.rows - row : TILE_ROWS;
+  if (count == TILE_ROWS) {
+    for (int v = 0; v < VECTORS; v++) store(y + row + v * LANES, bias ? sums[v] + load(bias + row + v * LANES) : sums[v]);
+    return;
+  }
+  float all_rows[TILE_ROWS];
+  for (int v = 0; v < VECTORS; v++) store(all_rows + v * LANES, sums[v]);
+  for (size_t k = 0; k < count; k++) y[row + k] = bias ? all_rows[k] + bias[row + k] : all_rows[k];
+}
+
+// `M` rows of x with `R` tiles.
+template <class Decoder, int M, int R>
+static void multiply(const PackedLinear& w, const Decoder& decoder, const float* x, int rows, size_t tile, float* y, size_t stride, const float* bias) {
+  constexpr int N = R * VECTORS, WORDS = Decoder::WORDS, CODES = Decoder::CODES, STEP = Decoder::SUMS ? 16 : M;
+  const size_t tile_words = w.groups * words_of_group(w);
+  const float* sums = x + linear_block_columns(w, M);
+  const uint32_t* codes[N];
+  for (int t = 0; t < N; t++) codes[t] = w.codes + (tile + t / VECTORS) * tile_words + t % VECTORS * LANES;
+  alignas(64) float scale[R][AT_A_TIME * TILE_ROWS], offset[R][AT_A_TIME * TILE_ROWS];
+  F total[M][N] = {};
+  for (size_t first = 0; first < w.groups; first += AT_A_TIME) {
+    const size_t count = w.groups - first < AT_A_TIME ? w.groups - first : AT_A_TIME;
+    for (int r = 0; r < R; r++) {
+      read_blocks(w.scale, tile + r, w.groups, first, count, scale[r]);
+      if (w.offset.data) read_blocks(w.offset, tile + r, w.groups, first, count, offset[r]);
+    }
+    for (size_t g = 0; g < count; g++) {
+      F part[M][N] = {};
+      for (size_t u = 0; u < w.units; u++) {
+        U words[N][WORDS];
+        for (int t = 0; t < N; t++) {
+          for (int k = 0; k < WORDS; k++) {
+            words[t][k] = load(codes[t] + k * TILE_ROWS);
+            if (M <= FEW) __builtin_prefetch(codes[t] + k * TILE_ROWS + AHEAD);
+          }
+          codes[t] += WORDS * TILE_ROWS;
+        }
+#pragma GCC unroll 32
+        for (int i = 0; i < CODES; i++)
+#pragma GCC unroll 8
+          for (int t = 0; t < N; t++) {
+            if constexpr (Decoder::SUMS) {
+              part[0][t] += decoder.at(words[t], i, x + i * STEP);
+            } else {
+              const F number = decoder.at(words[t], i);
+#pragma GCC unroll 24
+              for (int m = 0; m < M; m++) part[m][t] = fused(number, spread(x + i * STEP + m), part[m][t]);
+            }
+          }
+        x += CODES * STEP;
+      }
+#pragma GCC unroll 8
+      for (int t = 0; t < N; t++) {
+        const F s = load(scale[t / VECTORS] + g * TILE_ROWS + t % VECTORS * LANES);
+#pragma GCC unroll 24
+        for (int m = 0; m < M; m++) total[m][t] = fused(part[m][t], s, total[m][t]);
+      }
+      if (w.offset.data)
+        for (int t = 0; t < N; t++) {
+          const F o = load(offset[t / VECTORS] + g * TILE_ROWS + t % VECTORS * LANES);
+          for (int m = 0; m < M; m++) total[m][t] = fused(o, spread(sums + (first + g) * M + m), total[m][t]);
+        }
+    }
+  }
+  for (int m = 0; m < rows; m++)
+    for (int r = 0; r < R; r++) put(total[m] + r * VECTORS, w, tile + r, y + m * stride, bias);
+}
+
+template <class Decoder, int M>
+static void multiply_range(const PackedLinear& w, const float* x, int rows, size_t first, size_t last, float* y, size_t stride, const float* bias) {
+  constexpr int R = tiles_at_a_time(M);
+  const Decoder decoder(w);
+  size_t tile = first;
+  for (; tile + R <= last; tile += R) multiply<Decoder, M, R>(w, decoder, x, rows, tile, y, stride, bias);
+  if constexpr (R > 1)
+    for (; tile < last; tile++) multiply<Decoder, M, 1>(w, decoder, x, rows, tile, y, stride, bias);
+}
+
+template <class Decoder>
+static void multiply_width(int width, const PackedLinear& w, const float* x, int rows, size_t first, size_t last, float* y, size_t stride,
+                           const float* bias) {
+  switch (width) {
+    case 1: return multiply_range<Decoder, 1>(w, x, rows, first, last, y, stride, bias);
+    case 2: return multiply_range<Decoder, 2>(w, x, rows, first, last, y, stride, bias);
+    case 4: return multiply_range<Decoder, 4>(w, x, rows, first, last, y, stride, bias);
+#if defined(__AVX512F__)
+    case 8: return multiply_range<Decoder, 8>(w, x, rows, first, last, y, stride, bias);
+    case 16: return multiply_range<Decoder, 16>(w, x, rows, first, last, y, stride, bias);
+    default: return multiply_range<Decoder, 24>(w, x, rows, first, last, y, stride, bias);
+#endif
+  }
+}
+
+static void linear_tiles(const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, float* y, size_t stride, const float* bias) {
+  const float* x = (const float*)input;
+  for (size_t done = 0; done < m; done += WIDEST) {
+    const int width = width_of(m, done), rows = (int)(m - done < (size_t)width ? m - done : width);
+    float* to = y + done * stride;
+#if defined(__AVX512F__)
+    if (together(w.bits, width)) {
+      multiply_range<Together, 1>(w, x, rows, first, last, to, stride, bias);
+      x += linear_block(w, width);
+      continue;
+    }
+#endif
+    switch (w.decode == TABLE || w.decode == SYMMETRIC ? w.bits : -w.decode) {
+      case 1: multiply_width<Lookup<1>>(width, w, x, rows, first, last, to, stride, bias); break;
+      case 2: multiply_width<Lookup<2>>(width, w, x, rows, first, last, to, stride, bias); break;
+      case 3: multiply_width<Lookup<3>>(width, w, x, rows, first, last, to, stride, bias); break;
+      case 4: multiply_width<Lookup<4>>(width, w, x, rows, first, last, to, stride, bias); break;
+      case 5: multiply_width<Lookup<5>>(width, w, x, rows, first, last, to, stride, bias); break;
+      case 6: multiply_width<Lookup<6>>(width, w, x, rows, first, last, to, stride, bias); break;
+      case -INTEGER: multiply_width<Integers<true>>(width, w, x, rows, first, last, to, stride, bias); break;
+      case -UNSIGNED: multiply_width<Integers<false>>(width, w, x, rows, first, last, to, stride, bias); break;
+      default:
+        if (w.decode == SYMMETRIC) multiply_width<Symmetric>(width, w, x, rows, first, last, to, stride, bias);
+        else multiply_width<Gathered>(width, w, x, rows, first, last, to, stride, bias);
+    }
+    x += linear_block(w, width);
+  }
+}
+
+static uint32_t read_memory(const void* data, size_t nbytes) {
+  const uint32_t* p = (const uint32_t*)data;
+  U sum[4] = {};
+  for (const uint32_t* end = p + nbytes / (16 * LANES) * (4 * LANES); p < end; p += 4 * LANES) {
+#if defined(__x86_64__)
+    for (int i = 0; i < 4 * LANES; i += 16) __builtin_prefetch(p + 1024 + i);
+#endif
+    for (int i = 0; i < 4; i++) sum[i] += load(p + i * LANES);
+  }
+  return (sum[0] + sum[1] + sum[2] + sum[3])[0];
+}

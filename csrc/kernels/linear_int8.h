@@ -1,0 +1,204 @@
+// y = x W^T + bias for rows of x in int8: exact sums of integers. Only codes of 2, 4 and 8 bits.
+
+// Input: widths as for float32; [word][width] where a word holds four int8 of one row of x in the order in which bytes of codes come
+// (word j of a unit of c columns: columns j, j + c/4, ...; for 8 bits the four in a row), then [group][width] sums, then [width] scales.
+static size_t int8_block(const PackedLinear& w, int width) { return (columns_of(w) / 4 + w.groups + 1) * (size_t)width; }
+
+static size_t linear8_input_nbytes(const PackedLinear& w, size_t m) {
+  size_t words = 0;
+  for (size_t done = 0; done < m; done += WIDEST) words += int8_block(w, width_of(m, done));
+  return 4 * words + w.columns + 2 * w.units * codes_of(w.bits);  // and a row of bytes, two groups of them
+}
+
+// One row to int8: s = max |x| / 127, q = x / s to nearest even. A row with NaN or Inf has such an s and zeros.
+static float quantize_row(const float* x, size_t n, int8_t* q) {
+  uint32_t most = 0;
+  for (size_t k = 0; k < n; k++) {
+    const uint32_t magnitude = one_bits(x[k]) & MAGNITUDE;
+    most = magnitude > most ? magnitude : most;
+  }
+  const float s = one_float(most) / 127.0f;
+  if (most == 0 || most >= INFINITE || s == 0) {
+    __builtin_memset(q, 0, n);
+    return s;
+  }
+  for (size_t k = 0; k < n; k++) {
+    const float magic = 0x1.8p23f;  // 1.5 * 2**23: adding rounds to integers, ties to even
+    q[k] = (int8_t)(int32_t)((x[k] / s + magic) - magic);
+  }
+  return s;
+}
+
+// bytes in the order of the input, for a group: q is filled with zeros up to whole units
+template <int QUARTER>
+static void ordered(const int8_t* q, size_t stored, int8_t* to) {
+  for (size_t u = 0; u < stored; u += 4 * QUARTER)
+    for (int j = 0; j < QUARTER; j++)
+      for (int b = 0; b < 4; b++) to[u + 4 * j + b] = q[u + j + b * QUARTER];
+}
+
+static void linear8_input(const PackedLinear& w, const float* x, size_t m, void* input) {
+  int32_t* to = (int32_t*)input;
+  const size_t columns = columns_of(w), stored = w.units * codes_of(w.bits);
+  int8_t *q = (int8_t*)input + linear8_input_nbytes(w, m) - w.columns - 2 * stored, *filled = q + w.columns, *group = filled + stored;
+  for (size_t done = 0; done < m; done += WIDEST) {
+    const int width = width_of(m, done);
+    int32_t* sums = to + columns / 4 * width;
+    float* scales = (float*)(sums + w.groups * width);
+    for (int i = 0; i < width; i++) {
+      const bool there = done + i < m;
+      scales[i] = there ? quantize_row(x + (done + i) * w.columns, w.columns, q) : 0.0f;
+      for (size_t g = 0; g < w.groups; g++) {
+        const size_t first = g * w.group, count = !there ? 0 : first + w.group < w.columns ? w.group : w.columns - first;
+        int32_t sum = 0;
+        for (size_t k = 0; k < count; k++) sum += q[first + k];
+        sums[g * width + i] = sum;
+        __builtin_memcpy(filled, q + first, count);
+        __builtin_memset(filled + count, 0, stored - count);
+        w.bits == 8 ? ordered<1>(filled, stored, group) : w.bits == 4 ? ordered<2>(filled, stored, group) : ordered<4>(filled, stored, group);
+        int32_t* words = to + g * stored / 4 * width + i;
+        for (size_t k = 0; k < stored; k += 4) __builtin_memcpy(words + k / 4 * width, group + k, 4);
+      }
+    }
+    to += int8_block(w, width);
+  }
+}
+
+// sum + the four products of bytes, `a` unsigned and `b` signed
+LB_INLINE I dot4(I sum, U a, const int32_t* b) {
+#if defined(__AVX512VNNI__)
+  return (I)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, _mm512_set1_epi32(*b));
+#elif defined(__AVX512BW__)
+  const __m512i x = _mm512_set1_epi32(*b), low = _mm512_set1_epi16(0xff);
+  const __m512i even = _mm512_madd_epi16(_mm512_and_si512((__m512i)a, low), _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8));
+  return sum + (I)even + (I)_mm512_madd_epi16(_mm512_srli_epi16((__m512i)a, 8), _mm512_srai_epi16(x, 8));
+#elif defined(__AVX2__)
+  const __m256i x = _mm256_set1_epi32(*b), low = _mm256_set1_epi16(0xff);
+  const __m256i even = _mm256_madd_epi16(_mm256_and_si256((__m256i)a, low), _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
+  return sum + (I)even + (I)_mm256_madd_epi16(_mm256_srli_epi16((__m256i)a, 8), _mm256_srai_epi16(x, 8));
+#else
+  for (int i = 0; i < 4; i++) sum += (I)(a >> 8 * i & 0xff) * (*b << (24 - 8 * i) >> 24);
+  return sum;
+#endif
+}
+
+// Bytes of codes to the whole numbers of the table, unsigned.
+template <int BITS>
+struct Wholes {
+  U flip;
+#if defined(__AVX512BW__)
+  __m512i table;
+  LB_INLINE_MEMBER explicit Wholes(const PackedLinear& w) : flip(all((uint32_t)w.flip * 0x01010101u)) {
+    table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)w.whole));
+  }
+#elif defined(__AVX2__)
+  __m256i table;
+  LB_INLINE_MEMBER explicit Wholes(const PackedLinear& w) : flip(all((uint32_t)w.flip * 0x01010101u)) {
+    table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)w.whole));
+  }
+#else
+  const uint8_t* table;
+  LB_INLINE_MEMBER explicit Wholes(const PackedLinear& w) : flip(all((uint32_t)w.flip * 0x01010101u)), table(w.whole) {}
+#endif
+  LB_INLINE_MEMBER U bytes(U word, int j) const {
+    if (BITS == 8) return word ^ flip;
+    const U codes = (j ? word >> j * BITS : word) & (BITS == 4 ? 0x0f0f0f0fu : 0x03030303u);
+#if defined(__AVX512BW__)
+    return (U)_mm512_shuffle_epi8(table, (__m512i)codes);
+#elif defined(__AVX2__)
+    return (U)_mm256_shuffle_epi8(table, (__m256i)codes);
+#else
+    U out = {};
+    for (int b = 0; b < 4; b++)
+      for (int l = 0; l < LANES; l++) out[l] |= (uint32_t)table[codes[l] >> 8 * b & 0xff] << 8 * b;
+    return out;
+#endif
+  }
+};
+
+template <int BITS, int M, int R>
+static void multiply_int8(const PackedLinear& w, const Wholes<BITS>& wholes, const int32_t* x, int rows, size_t tile, float* y, size_t stride,
+                          const float* bias) {
+  constexpr int N = R * VECTORS, QUARTER = 8 / BITS;
+  const size_t tile_words = w.groups * words_of_group(w);
+  const int32_t* sums = x + columns_of(w) / 4 * M;
+  const float* row_scales = (const float*)(sums + w.groups * M);
+  const uint32_t* codes[N];
+  for (int t = 0; t < N; t++) codes[t] = w.codes + (tile + t / VECTORS) * tile_words + t % VECTORS * LANES;
+  alignas(64) float scale[R][AT_A_TIME * TILE_ROWS], offset[R][AT_A_TIME * TILE_ROWS];
+  F total[M][N] = {};
+  for (size_t first = 0; first < w.groups; first += AT_A_TIME) {
+    const size_t count = w.groups - first < AT_A_TIME ? w.groups - first : AT_A_TIME;
+    for (int r = 0; r < R; r++) {
+      read_blocks(w.scale, tile + r, w.groups, first, count, scale[r]);
+      if (w.offset.data) read_blocks(w.offset, tile + r, w.groups, first, count, offset[r]);
+    }
+    for (size_t g = 0; g < count; g++) {
+      I part[M][N] = {};
+      for (size_t u = 0; u < w.units; u++) {
+#pragma GCC unroll 8
+        for (int t = 0; t < N; t++) {
+          const U word = load(codes[t]);
+          if (M <= FEW) __builtin_prefetch(codes[t] + AHEAD);
+          codes[t] += TILE_ROWS;
+#pragma GCC unroll 4
+          for (int j = 0; j < QUARTER; j++) {
+            const U bytes = wholes.bytes(word, j);
+#pragma GCC unroll 24
+            for (int m = 0; m < M; m++) part[m][t] = dot4(part[m][t], bytes, x + j * M + m);
+          }
+        }
+        x += QUARTER * M;
+      }
+      for (int t = 0; t < N; t++) {
+        const F s = load(scale[t / VECTORS] + g * TILE_ROWS + t % VECTORS * LANES) * all(w.unit);
+        for (int m = 0; m < M; m++) {
+          const int32_t sum = sums[(first + g) * M + m];
+          total[m][t] += __builtin_convertvector(part[m][t] - sum * w.zero, F) * s;
+          if (w.offset.data) total[m][t] += load(offset[t / VECTORS] + g * TILE_ROWS + t % VECTORS * LANES) * all((float)sum);
+        }
+      }
+    }
+  }
+  for (int m = 0; m < rows; m++) {
+    for (int t = 0; t < N; t++) total[m][t] *= all(row_scales[m]);
+    for (int r = 0; r < R; r++) put(total[m] + r * VECTORS, w, tile + r, y + m * stride, bias);
+  }
+}
+
+template <int BITS, int M>
+static void multiply_int8_range(const PackedLinear& w, const int32_t* x, int rows, size_t first, size_t last, float* y, size_t stride, const float* bias) {
+  constexpr int R = tiles_at_a_time(M);
+  const Wholes<BITS> wholes(w);
+  size_t tile = first;
+  for (; tile + R <= last; tile += R) multiply_int8<BITS, M, R>(w, wholes, x, rows, tile, y, stride, bias);
+  if constexpr (R > 1)
+    for (; tile < last; tile++) multiply_int8<BITS, M, 1>(w, wholes, x, rows, tile, y, stride, bias);
+}
+
+template <int BITS>
+static void multiply_int8_width(int width, const PackedLinear& w, const int32_t* x, int rows, size_t first, size_t last, float* y, size_t stride,
+                                const float* bias) {
+  switch (width) {
+    case 1: return multiply_int8_range<BITS, 1>(w, x, rows, first, last, y, stride, bias);
+    case 2: return multiply_int8_range<BITS, 2>(w, x, rows, first, last, y, stride, bias);
+    case 4: return multiply_int8_range<BITS, 4>(w, x, rows, first, last, y, stride, bias);
+#if defined(__AVX512F__)
+    case 8: return multiply_int8_range<BITS, 8>(w, x, rows, first, last, y, stride, bias);
+    case 16: return multiply_int8_range<BITS, 16>(w, x, rows, first, last, y, stride, bias);
+    default: return multiply_int8_range<BITS, 24>(w, x, rows, first, last, y, stride, bias);
+#endif
+  }
+}
+
+static void linear8_tiles(const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, float* y, size_t stride, const float* bias) {
+  const int32_t* x = (const int32_t*)input;
+  for (size_t done = 0; done < m; done += WIDEST) {
+    const int width = width_of(m, done), rows = (int)(m - done < (size_t)width ? m - done : width);
+    float* to = y + done * stride;
+    if (w.bits == 2) multiply_int8_width<2>(width, w, x, rows, first, last, to, stride, bias);
+    if (w.bits == 4) multiply_int8_width<4>(width, w, x, rows, first, last, to, stride, bias);
+    if (w.bits == 8) multiply_int8_width<8>(width, w, x, rows, first, last, to, stride, bias);
+    x += int8_block(w, width);
+  }
+}

@@ -1,0 +1,288 @@
+"""Products with packed codes against float64, within a bound that is derived; every target, any number of threads."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lowbit.errors import ShapeError
+from lowbit.kernels.cpu import qlinear
+from lowbit.kernels.cpu.linear_layout import BYTE, PackedLinear, prepare, unprepare
+from lowbit.kernels.linear_spec import LinearSpec
+
+U = 2.0**-24  # unit roundoff of float32
+
+
+def spec(
+    rows: int, columns: int, bits: int, group: int, seed: int = 0, kind: str = "table", scales: str = "float32", offset: bool = False
+) -> LinearSpec:
+    """A random weight. Scales are such that the named form, and no smaller one, is exact."""
+    g = torch.Generator().manual_seed(seed)
+    count = 1 << bits
+    match kind:
+        case "table":
+            table = torch.randn(count, generator=g)
+        case "signed":
+            table = torch.arange(count).float() - count // 2
+        case "unsigned":
+            table = torch.arange(count).float()
+        case "ternary":
+            table = torch.tensor([-1.0, 0.0, 1.0])
+        case _:
+            table = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).float()
+    codes = torch.randint(0, len(table), (rows, columns), generator=g).to(torch.uint8)
+    if kind == "fp8":
+        codes[codes & 127 == 127] = 3  # NaN
+    groups = -(-columns // group)
+    scale = torch.exp(torch.randn(rows, groups, generator=g)) * 0.01
+    factor = None
+    match scales:
+        case "bfloat16":
+            scale = scale.bfloat16().float()
+        case "float16":
+            scale = scale.half().float()
+        case "e8m0":
+            scale = torch.exp2(torch.randint(-20, 20, scale.shape, generator=g).float())
+        case "e4m3":
+            scale = (scale * 1e4).clamp(0, 448).to(torch.float8_e4m3fn).float()
+            factor = torch.rand(rows, generator=g) * 1e-3
+    return LinearSpec(codes, bits, table, scale, group, torch.randn(rows, groups, generator=g) * 0.02 if offset else None, factor)
+
+
+def bound(x: Tensor, w: LinearSpec) -> Tensor:
+    """How far a float32 result may be from the exact one.
+
+    A product t x takes part in at most ``group`` additions of its group, one rounded multiplication by the scale (itself rounded once where
+    it has two levels), ``groups`` additions of groups, as many of offsets, the rounding of the product and of the bias: each multiplies
+    by 1 + d, |d| <= U. With n such factors the error is at most n U / (1 - n U) times the sum of magnitudes (Higham 2002, lemma 3.1).
+    """
+    n = w.group + 2 * w.groups + 8
+    gamma = n * U / (1 - n * U)
+    magnitudes = x.double().abs() @ (w.table.double()[w.codes.long()] * w.spread(w.scales.double())).abs().T
+    if w.offset is not None:
+        magnitudes += x.double().abs() @ w.spread(w.offset.double()).abs().T
+    return gamma * magnitudes + 1e-37
+
+
+def exact(x: Tensor, w: LinearSpec, bias: Tensor | None = None) -> Tensor:
+    """In float64."""
+    W = w.table.double()[w.codes.long()] * w.spread(w.scales.double())
+    if w.offset is not None:
+        W = W + w.spread(w.offset.double())
+    y = x.double() @ W.T
+    return y if bias is None else y + bias.double()
+
+
+def check(x: Tensor, w: LinearSpec, packed: PackedLinear, bias: Tensor | None = None) -> Tensor:
+    out = torch.full((*x.shape[:-1], packed.rows), torch.nan)
+    y = qlinear.run(x, packed, bias, out)
+    assert y is out
+    limit = bound(x, w) + (0 if bias is None else (bias.double().abs() + exact(x, w).abs()) * 2 * U)
+    error = (y.double() - exact(x, w, bias)).abs()
+    assert bool((error <= limit).all()), (float((error / limit).max()), tuple(x.shape), w.codes.shape, w.bits, w.group)
+    return y
+
+
+SHAPES = [(1, 1, 1), (1, 17, 33), (3, 5, 100), (17, 64, 96), (2, 130, 160), (33, 48, 64), (24, 16, 40), (5, 31, 256), (70, 35, 72)]
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_every_width_on_every_target(bits: int, cpu: Any) -> None:
+    for m, rows, columns in SHAPES:
+        group = min(columns, 32)
+        w = spec(rows, columns, bits, group, seed=m, offset=m % 2 == 0)
+        packed = prepare(w)
+        x, bias = torch.randn(m, columns), torch.randn(rows)
+        for target in cpu.targets():
+            assert cpu.use_target(target)
+            check(x, w, packed)
+            check(x, w, packed, bias)
+
+
+@pytest.mark.parametrize("m", [*range(1, 18), 23, 24, 25, 33, 49])
+def test_every_number_of_rows(m: int, cpu: Any) -> None:
+    w = spec(70, 96, 4, 32, offset=True)
+    packed = prepare(w)
+    x = torch.randn(m, 96)
+    for target in cpu.targets():
+        assert cpu.use_target(target)
+        check(x, w, packed)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("group", [1, 3, 4, 8, 16, 24, 64, 100, 200])
+def test_every_group(bits: int, group: int, cpu: Any) -> None:
+    w = spec(40, 200, bits, group, seed=group, offset=True)
+    packed = prepare(w)
+    for target in cpu.targets():
+        assert cpu.use_target(target)
+        check(torch.randn(2, 200), w, packed)
+
+
+@pytest.mark.parametrize("scales, store", [("float32", 0), ("bfloat16", 1), ("float16", 2), ("e8m0", BYTE), ("e4m3", BYTE)])
+def test_scales_take_their_smallest_form(scales: str, store: int, cpu: Any) -> None:
+    w = spec(40, 512, 4, 16, scales=scales)
+    w.scale[3, 5] = 0.0
+    packed = prepare(w)
+    assert packed.scale.store == store
+    assert torch.equal(packed.scale.float(40), w.scales)
+    for target in cpu.targets():
+        assert cpu.use_target(target)
+        check(torch.randn(3, 512), w, packed)
+
+
+@pytest.mark.parametrize(
+    "kind, bits", [("signed", 8), ("unsigned", 8), ("fp8", 8), ("table", 8), ("signed", 7), ("signed", 4), ("ternary", 2)]
+)
+def test_every_way_of_decoding(kind: str, bits: int, cpu: Any) -> None:
+    w = spec(50, 300, bits, 60, kind=kind)
+    packed = prepare(w)
+    for target in cpu.targets():
+        assert cpu.use_target(target)
+        # the rows of the identity show single numbers: one product, exact but for the scale
+        y = qlinear.run(torch.eye(300), packed)
+        assert torch.equal(y.T, w.dequantize()), target
+        check(torch.randn(5, 300), w, packed)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_codes_come_back(bits: int) -> None:
+    for kind in ("table", "signed", "unsigned", "fp8")[: 4 if bits == 8 else 3]:
+        for rows, columns, group in ((1, 1, 1), (17, 33, 5), (40, 100, 100)):
+            w = spec(rows, columns, bits, group, kind=kind, offset=True)
+            back = unprepare(prepare(w))
+            assert torch.equal(back.codes, w.codes)
+            assert torch.equal(back.scales, w.scales)
+            assert torch.equal(back.dequantize(), w.dequantize())
+
+
+def test_layout_by_hand() -> None:
+    """Two rows of 4-bit codes: a word holds eight columns of one row, the first in its low bits; rows lie side by side."""
+    codes = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8], [15, 0, 0, 0, 0, 0, 0, 9]], dtype=torch.uint8)
+    packed = prepare(LinearSpec(codes, 4, torch.arange(16.0), torch.ones(2, 1), 8))
+    assert packed.words.shape == (1, 1, 1, 1, 16)
+    assert packed.words.flatten()[:2].tolist() == [0x87654321 - (1 << 32), 0x9000000F - (1 << 32)]
+
+
+def test_bytes_are_counted(cpu: Any) -> None:
+    packed = prepare(spec(64, 256, 4, 32, scales="e8m0"))
+    assert packed.nbytes == 64 * 128 + 64 * 8 + 64 * 4 + 1024  # codes, exponents, a factor a row, the table
+
+
+def test_bits_do_not_depend_on_threads(cpu: Any, threads: Callable[[int], Any]) -> None:
+    w = spec(700, 1024, 4, 32, offset=True)
+    packed = prepare(w)
+    for m in (1, 5, 30):
+        x = torch.randn(m, 1024)
+        for target in cpu.targets():
+            assert cpu.use_target(target)
+            results = []
+            for count in (1, 2, 3):
+                with threads(count):
+                    results.append(qlinear.run(x, packed))
+            assert all(torch.equal(results[0], r) for r in results)
+
+
+def test_half_precision_goes_through_float32(cpu: Any) -> None:
+    w = spec(40, 96, 4, 32)
+    packed = prepare(w)
+    for dtype in (torch.bfloat16, torch.float16):
+        x = torch.randn(2, 3, 96).to(dtype)
+        y = qlinear.run(x, packed)
+        assert y.dtype == dtype and y.shape == (2, 3, 40)
+        assert torch.equal(y, qlinear.run(x.float(), packed).to(dtype))
+
+
+def test_long_sums_of_ones_are_exact(cpu: Any) -> None:
+    """All +1 with x = 1: 4096, which sums in 16 bits have been seen to turn into -4160."""
+    w = LinearSpec(torch.full((16, 4096), 2, dtype=torch.uint8), 2, torch.tensor([-1.0, 0.0, 1.0]), torch.ones(16, 1), 4096)
+    for target in cpu.targets():
+        assert cpu.use_target(target)
+        assert torch.equal(qlinear.run(torch.ones(3, 4096), prepare(w)), torch.full((3, 16), 4096.0))
+
+
+def test_zero_scales_and_special_inputs(cpu: Any) -> None:
+    w = spec(20, 64, 4, 32)
+    w.scale.zero_()
+    assert torch.equal(qlinear.run(torch.randn(2, 64), prepare(w)), torch.zeros(2, 20))
+    w = spec(20, 40, 4, 20, kind="signed")  # columns are filled up to 48
+    x = torch.randn(3, 40)
+    x[1, 7] = torch.nan
+    y = qlinear.run(x, prepare(w))
+    assert bool(y[1].isnan().all()) and bool(y[[0, 2]].isfinite().all())
+
+
+def test_copies_have_their_own_addresses(cpu: Any) -> None:
+    packed = prepare(spec(20, 64, 4, 32))
+    x = torch.randn(2, 64)
+    want = qlinear.run(x, packed)
+    other = copy.deepcopy(packed)
+    packed.words.zero_()
+    assert torch.equal(qlinear.run(x, other), want)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"group": 65}, "a group of 65 columns in a matrix of 64"),
+        ({"group": 0}, "a group of 0 columns"),
+        ({"bits": 9}, "9 bits"),
+        ({"table": torch.zeros(17)}, "a table of shape"),
+        ({"table": torch.zeros(3)}, "code 15"),
+        ({"scale": torch.zeros(20, 3)}, "scale of a linear"),
+        ({"codes": torch.zeros(20, 64)}, "uint8 matrix"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
+    w = spec(20, 64, 4, 32)
+    w.codes[0, 0] = 15
+    fields = {name: getattr(w, name) for name in ("codes", "bits", "table", "scale", "group")} | change
+    with pytest.raises(ShapeError, match=message):
+        LinearSpec(**fields)
+
+
+def test_calls_that_do_not_fit_are_refused(cpu: Any) -> None:
+    w = spec(20, 64, 4, 32)
+    packed = prepare(w)
+    with pytest.raises(ShapeError, match="64 columns"):
+        qlinear.run(torch.zeros(2, 63), packed)
+    with pytest.raises(ShapeError, match="bias is float32 of 20"):
+        qlinear.run(torch.zeros(2, 64), packed, torch.zeros(21))
+    with pytest.raises(ShapeError, match="out should be"):
+        qlinear.run(torch.zeros(2, 64), packed, None, torch.zeros(2, 21))
+    assert "prepare" in str(qlinear.refuses(torch.zeros(2, 64), w))
+    assert "gradient" in str(qlinear.refuses(torch.zeros(2, 64, requires_grad=True), packed))
+    assert "bias" in str(qlinear.refuses(torch.zeros(2, 64), packed, torch.zeros(20, requires_grad=True)))
+    assert "float64" in str(qlinear.refuses(torch.zeros(2, 64).double(), packed))
+
+
+def fuzz(count: int, cpu: Any, threads: Callable[[int], Any]) -> None:
+    draw = random.Random(0)
+    for seed in range(count):
+        bits = draw.randint(1, 8)
+        kind = draw.choice(["table", "signed", "unsigned"] + ["fp8"] * (bits == 8) + ["ternary"] * (bits == 2))
+        columns, rows, m = draw.randint(1, 300), draw.randint(1, 70), draw.choice([1, 1, 2, 3, 4, 7, 16, 17, 24, 40])
+        group = draw.choice([columns, min(columns, draw.choice([1, 2, 4, 8, 16, 32, 64, 128])), draw.randint(1, columns)])
+        w = spec(
+            rows, columns, bits, group, seed, kind, draw.choice(["float32", "bfloat16", "float16", "e8m0", "e4m3"]), draw.random() < 0.4
+        )
+        packed = prepare(w)
+        assert torch.equal(unprepare(packed).codes, w.codes)
+        assert cpu.use_target(draw.choice(cpu.targets()))
+        with threads(draw.randint(1, 3)):
+            check(torch.randn(m, columns), w, packed, torch.randn(rows) if draw.random() < 0.3 else None)
+
+
+def test_some_random_cases(cpu: Any, threads: Callable[[int], Any]) -> None:
+    fuzz(300, cpu, threads)
+
+
+@pytest.mark.slow
+def test_ten_thousand_random_cases(cpu: Any, threads: Callable[[int], Any]) -> None:
+    fuzz(10_000, cpu, threads)

@@ -1,0 +1,112 @@
+"""Products of integers: the bits of the reference, on every target."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from lowbit.kernels.cpu import qlinear_int8
+from lowbit.kernels.cpu.linear_layout import prepare
+from lowbit.kernels.linear_spec import LinearSpec
+from lowbit.kernels.reference import qlinear_int8 as reference
+
+TABLES = {
+    "int8": (8, torch.arange(256).to(torch.uint8).view(torch.int8).float()),
+    "uint8": (8, torch.arange(256.0)),
+    "int4": (4, torch.arange(16.0) - 8),
+    "uint4": (4, torch.arange(16.0)),
+    "e2m1": (4, torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])),
+    "int2": (2, torch.arange(4.0) - 2),
+    "ternary": (2, torch.tensor([-1.0, 0.0, 1.0])),
+    "int3 in 4 bits": (3, torch.arange(8.0) - 4),
+}
+
+
+def weight(name: str, rows: int, columns: int, group: int, seed: int, offset: bool = False) -> LinearSpec:
+    bits, table = TABLES[name]
+    g = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, len(table), (rows, columns), generator=g).to(torch.uint8)
+    groups = -(-columns // group)
+    scale = torch.rand(rows, groups, generator=g) * 0.1
+    return LinearSpec(codes, bits, table, scale, group, torch.randn(rows, groups, generator=g) if offset else None)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name != "int3 in 4 bits"])
+@pytest.mark.parametrize("offset", [False, True])
+def test_bits_of_the_reference(name: str, offset: bool, cpu: Any) -> None:
+    draw = random.Random(1)
+    for m, rows, columns, group in [
+        (1, 1, 1, 1),
+        (1, 17, 33, 5),
+        (3, 64, 256, 32),
+        (24, 40, 128, 128),
+        (33, 30, 96, 16),
+        (5, 70, 200, 200),
+    ]:
+        w = weight(name, rows, columns, group, m, offset)
+        packed = prepare(w)
+        x = torch.randn(m, columns) * draw.choice([1e-6, 1.0, 1e6])
+        x[m // 2] = 0
+        bias = torch.randn(rows) if draw.random() < 0.5 else None
+        want = reference.run(x, w, bias)
+        for target in cpu.targets():
+            assert cpu.use_target(target)
+            out = torch.full((m, rows), torch.nan)
+            assert torch.equal(qlinear_int8.run(x, packed, bias, out), want), (name, target, m)
+
+
+def test_sums_are_those_of_python_integers(cpu: Any) -> None:
+    """The reference itself against integers without a limit."""
+    w = weight("int8", 3, 70, 35, 0)
+    x = torch.randn(2, 70)
+    q, s = reference.quantize_rows(x)
+    assert q.abs().amax(1).tolist() == [127, 127]
+    ints = TABLES["int8"][1].long()[w.codes.long()].tolist()
+    for i in range(2):
+        for r in range(3):
+            total = torch.zeros(())
+            for g in range(2):
+                part = range(35 * g, 35 * g + 35)
+                total = total + torch.tensor(float(sum(int(q[i, k]) * ints[r][k] for k in part))) * w.scale[r, g]
+            assert reference.run(x, w)[i, r] == total * s[i, 0]
+
+
+@pytest.mark.parametrize("name, code", [("ternary", 2), ("int8", 128), ("uint8", 255), ("e2m1", 7), ("int4", 0)])
+def test_the_largest_sums_do_not_overflow(name: str, code: int, cpu: Any) -> None:
+    """All codes at the end of the table and x all ones: sums of 16 bits, saturated or not, would show."""
+    bits, table = TABLES[name]
+    for columns in (4096, reference.MOST_COLUMNS):
+        w = LinearSpec(torch.full((16, columns), code, dtype=torch.uint8), bits, table, torch.ones(16, 1), columns)
+        packed = prepare(w)
+        for target in cpu.targets():
+            assert cpu.use_target(target)
+            for sign in (1.0, -1.0):
+                got = qlinear_int8.run(torch.full((2, columns), sign * 127), packed)  # a scale of 1
+                assert got.unique().tolist() == [sign * 127 * columns * float(table[code])]
+
+
+def test_ties_and_special_rows(cpu: Any) -> None:
+    w = LinearSpec(torch.eye(4, 8).to(torch.uint8), 2, torch.tensor([0.0, 1.0]), torch.ones(4, 1), 8)
+    x = torch.tensor([[127.0, 0.5, 1.5, -2.5, 0, 0, 0, 0], [torch.nan, 1, 1, 1, 1, 1, 1, 1], [torch.inf, 1, 1, 1, 1, 1, 1, 1]])
+    for target in cpu.targets():
+        assert cpu.use_target(target)
+        y = qlinear_int8.run(x, prepare(w))
+        assert y[0].tolist() == [127, 0, 2, -2]
+        assert bool(y[1:].isnan().all())
+    assert bool(reference.run(x, w)[1:].isnan().all())
+
+
+def test_refusals(cpu: Any) -> None:
+    codes = torch.zeros(2, 64, dtype=torch.uint8)
+    x = torch.zeros(1, 64)
+    nf = LinearSpec(codes, 4, torch.randn(16), torch.ones(2, 1), 64)
+    assert "integers times" in str(qlinear_int8.refuses(x, prepare(nf)))
+    five = LinearSpec(codes, 5, torch.arange(32.0), torch.ones(2, 1), 64)
+    assert "5 bits" in str(qlinear_int8.refuses(x, prepare(five)))
+    long = LinearSpec(torch.zeros(1, 70000, dtype=torch.uint8), 4, torch.arange(16.0), torch.ones(1, 1), 70000)
+    assert "overflow" in str(qlinear_int8.refuses(torch.zeros(1, 70000), prepare(long)))
+    assert qlinear_int8.refuses(x, prepare(LinearSpec(codes, 4, TABLES["e2m1"][1], torch.ones(2, 1), 64))) is None
+    assert [reference.unit_of(t) for t in (TABLES["e2m1"][1], torch.tensor([0.1, 0.3]), torch.tensor([256.0, 1.0]))] == [0.5, None, None]
