@@ -37,7 +37,8 @@ from lowbit.quantizers.linear_lowering import linear_spec
 RESULTS = Path(__file__).parent / "results"
 ENOUGH = 320_000_000
 
-USER_TABLE = "table(" + ";".join(f"{v:.4f}" for v in sorted(random.Random(0).gauss(0, 1) for _ in range(16))) + ") g32"
+DRAW = random.Random(0)
+USER_TABLE = "table(" + ";".join(f"{v:.4f}" for v in sorted(DRAW.gauss(0, 1) for _ in range(16))) + ") g32"
 
 #: spec -> share of the read bandwidth that one row should reach
 FLOAT = {
@@ -156,6 +157,19 @@ def written(case: dict[str, Any]) -> str:
     return f"{title}\n\nReading: {case['read'][0]:.1f} GB/s before, {case['read'][1]:.1f} after.\n\n{table(head, rows)}"
 
 
+def write(cases: list[dict[str, Any]]) -> None:
+    """The page of results."""
+    facts, target = cpu(Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""), cpu_target()
+    about = (
+        f"{facts['model']} ({', '.join(facts['instruction_sets'])}), {len(os.sched_getaffinity(0))} cores allowed, Python "
+        f"{platform.python_version()}, torch {torch.__version__}, kernels {target['target'] if target else 'none'}. Shapes are in x out. "
+        "Medians of interleaved rounds in one process; the error is the norm of the difference to float64 on the same numbers, relative. "
+        "Weights of up to 16 rows come from memory, those of more rows may stay in a cache. Written by `python benchmarks/qlinear.py`."
+    )
+    parts = ["# Linear layers on packed codes", about, *map(written, cases)]
+    (RESULTS / "qlinear.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", default="4096x4096,4096x11008,2048x5632", help="in x out")
@@ -176,15 +190,7 @@ def main() -> None:
                 print(written(known[shape, rows, threads]), flush=True)
                 ordered = [known[key] for key in sorted(known, key=lambda k: (k[2], k[0], k[1]))]
                 stored.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
-    facts, target = cpu(Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""), cpu_target()
-    about = (
-        f"{facts['model']} ({', '.join(facts['instruction_sets'])}), {len(os.sched_getaffinity(0))} cores allowed, Python "
-        f"{platform.python_version()}, torch {torch.__version__}, kernels {target['target'] if target else 'none'}. Shapes are in x out. "
-        "Medians of interleaved rounds in one process; the error is the norm of the difference to float64 on the same numbers, relative. "
-        "Weights of up to 16 rows come from memory, those of more rows may stay in a cache. Written by `python benchmarks/qlinear.py`."
-    )
-    parts = ["# Linear layers on packed codes", about, *map(written, ordered)]
-    (RESULTS / "qlinear.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+                write(ordered)
 
 
 if __name__ == "__main__":

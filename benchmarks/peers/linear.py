@@ -65,7 +65,14 @@ def torch_ways(W: Tensor, x: Tensor, enough: int) -> Iterator[Way]:
     per_row = torch.quantize_per_channel(W, s[:, 0].double(), torch.zeros(len(W), dtype=torch.long), 0, torch.qint8)
     dynamic = [packed(per_row if i == 0 else per_row.clone(), None) for i in range(n)]
     run = torch.ops.quantized.linear_dynamic
-    yield Way("torch int8 dynamic", W.numel(), lambda i: run(x, dynamic[i], False), n, error=relative(run(x, dynamic[0], False), x, q.double() * s.double()))
+    yield Way(
+        "torch int8 dynamic",
+        W.numel(),
+        lambda i: run(x, dynamic[i], False),
+        n,
+        error=relative(run(x, dynamic[0], False), x, q.double() * s.double()),
+    )
+    multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
     for group in (32, 128):
         q, s = rounded(W, group)
         words = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q.int() + 8, 1)
@@ -73,7 +80,6 @@ def torch_ways(W: Tensor, x: Tensor, enough: int) -> Iterator[Way]:
         nbytes = words.numel() * words.element_size() + 2 * pairs.numel()
         n = copies_of(nbytes, enough)
         fours = [(words.roll(i, 0), pairs.clone()) for i in range(n)]
-        multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
 
         def int4(i: int, fours: list[tuple[Tensor, Tensor]] = fours, group: int = group) -> Tensor:
             return multiply(xh, fours[i][0], group, fours[i][1])

@@ -151,6 +151,8 @@ LB_INLINE U widened(const uint16_t* p) {
 static void read_blocks(const PerBlock& b, size_t tile, size_t groups, size_t first, size_t count, float* to) {
   const size_t at = (tile * groups + first) * TILE_ROWS, n = count * TILE_ROWS;
   const uint16_t* halves = (const uint16_t*)b.data + at;
+  const size_t size = b.store == STORE_FLOAT32 ? 4 : b.store == STORE_BYTE ? 1 : 2;
+  for (size_t i = 0; i < n * size; i += 64) __builtin_prefetch((const char*)b.data + (at + n) * size + i);  // those of the next call
   switch (b.store) {
     case STORE_FLOAT32:
       __builtin_memcpy(to, (const float*)b.data + at, 4 * n);

@@ -221,14 +221,16 @@ static void linear_tiles(const PackedLinear& w, const void* input, size_t m, siz
   }
 }
 
+// Four streams, as one does not reach what a core can read.
 static uint32_t read_memory(const void* data, size_t nbytes) {
-  const uint32_t* p = (const uint32_t*)data;
+  const size_t part = nbytes / (16 * LANES) * LANES;  // words of a stream
+  const uint32_t* p[4];
   U sum[4] = {};
-  for (const uint32_t* end = p + nbytes / (16 * LANES) * (4 * LANES); p < end; p += 4 * LANES) {
-#if defined(__x86_64__)
-    for (int i = 0; i < 4 * LANES; i += 16) __builtin_prefetch(p + 1024 + i);
-#endif
-    for (int i = 0; i < 4; i++) sum[i] += load(p + i * LANES);
-  }
+  for (int s = 0; s < 4; s++) p[s] = (const uint32_t*)data + s * part;
+  for (size_t i = 0; i < part; i += LANES)
+    for (int s = 0; s < 4; s++) {
+      __builtin_prefetch(p[s] + i + AHEAD);
+      sum[s] += load(p[s] + i);
+    }
   return (sum[0] + sum[1] + sum[2] + sum[3])[0];
 }
