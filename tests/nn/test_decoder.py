@@ -12,6 +12,7 @@ from lowbit.kernels.op import backend, extension
 from lowbit.models.llama import Llama, LlamaConfig
 from lowbit.nn.decoder import FusedDecoder
 from lowbit.nn.packed import keep_dense
+from lowbit.quantizers.weight import Form
 
 CONFIG = LlamaConfig(
     vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
@@ -156,7 +157,8 @@ def spoil(model, what):
         case "part":
             model.model.layers[0].self_attn.sink = nn.Identity().eval()
         case "sum":
-            model.model.layers[0].mlp.up_proj.weight.kinds = ("quantized", "low rank")
+            weight = model.model.layers[0].mlp.up_proj.weight
+            weight.stored = (*weight.stored, Form("low rank"))
         case "norm":
             model.model.norm.weight.data = model.model.norm.weight.data.bfloat16()
         case "numbers":
