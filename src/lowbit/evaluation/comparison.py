@@ -82,6 +82,7 @@ class Comparison:
         window, stride: of the evaluation, in tokens.
         tokens: text -> how many tokens were scored.
         notes: what to know about the model's figures.
+        activations: spec string of the layers' inputs in every row, or None where they are not quantized.
     """
 
     model: str
@@ -92,6 +93,7 @@ class Comparison:
     stride: int
     tokens: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    activations: str | None = None
 
     @classmethod
     def of(cls, model: LanguageModel, baseline: Row, rows: Sequence[Row], evaluation: Evaluation) -> Comparison:
@@ -109,6 +111,7 @@ class Comparison:
             "model": self.model,
             "notes": list(self.notes),
             "texts": list(self.texts),
+            "activations": self.activations,
             "window": self.window,
             "stride": self.stride,
             "tokens": dict(self.tokens),
@@ -118,9 +121,10 @@ class Comparison:
 
     @property
     def caption(self) -> str:
-        """``wikitext2: 40,880 tokens, window 512, stride 512``."""
+        """``wikitext2: 40,880 tokens, window 512, stride 512``; says so where the layers' inputs are quantized too."""
         counted = ", ".join(f"{short(text)}: {self.tokens[text]:,} tokens" for text in self.texts)
-        return f"{counted}, window {self.window}, stride {self.stride}"
+        inputs = "" if self.activations is None else f"; inputs of the quantized layers in {self.activations}"
+        return f"{counted}, window {self.window}, stride {self.stride}{inputs}"
 
     def columns(self) -> list[str]:
         """The headings of ``cells``; with several texts the figures of each carry its name."""

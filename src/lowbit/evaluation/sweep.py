@@ -85,7 +85,8 @@ def compare(
     if progress is not None:
         progress(Progress("compare", len(plans), len(plans)))
     found = Comparison.of(model, start, rows, baseline)
-    return replace(found, notes=(*found.notes, *warnings))
+    inputs = None if first.activations is None else str(first.recipe()["activations"])
+    return replace(found, notes=(*found.notes, *warnings), activations=inputs)
 
 
 def _label(made: Plan) -> str:
