@@ -20,7 +20,7 @@ from lowbit.models.streaming import Streamed
 from lowbit.nn.replace import IGNORE, ONLY, left_alone
 from lowbit.progress import bars
 from lowbit.quantizers.spec import text as spec_text
-from lowbit.recipes.calibrate import Finished
+from lowbit.recipes.calibrate import Finished, merged
 from lowbit.recipes.calibration_data import calibration_source
 from lowbit.recipes.memory import need, spill_under
 from lowbit.recipes.plan import Plan, check_finite, plan
@@ -140,7 +140,7 @@ def _report(
     print("the layers that lost most:")
     for name in sorted(figures, key=lambda n: figures[n]["weight SQNR dB"])[:3]:
         print(f"  {name}: {', '.join(f'{what} {value:.4g}' for what, value in figures[name].items())}")
-    for warning in [w for unit in done for w in unit.warnings]:
+    for warning in merged(w for unit in done for w in unit.warnings):
         print(f"warning: {warning}")
     for note in model.notes:
         print(f"note: {note}")
