@@ -316,3 +316,18 @@ def test_what_was_ignored_can_be_quantized_later(quantize, tmp_path):
     assert layers["lm_head"]["terms"] == [{"kind": "quantized", "spec": "int8"}]
     model, first = lowbit.load(tmp_path / "out"), lowbit.load(tmp_path / "first")
     assert torch.equal(model.module.model.layers[0].mlp.up_proj.weight.dense(), first.module.model.layers[0].mlp.up_proj.weight.dense())
+
+
+def test_a_bound_on_memory_is_held_against_what_the_dry_run_says(quantize):
+    free = quantize("--weights", "int4 g32", "--dry-run", output=None)
+    bound = quantize("--weights", "int4 g32", "--dry-run", "--memory", "4GB", output=None)
+    assert (free.code, bound.code) == (0, 0), bound.err
+    peaks = [int(re.search(r"peak about (\d+) MB", " ".join(done.out.split()))[1]) for done in (free, bound)]
+    assert peaks[0] < 100 < peaks[1]  # the second is what --memory is held against, and so has the program in it
+    refused(quantize("--memory", "1MB"), r"--memory 1MB is too little: about \d+ MB are needed \(\d+ MB for the program, .*\)$")
+
+
+def test_what_does_not_go_with_a_bound_on_memory(quantize, tmp_path):
+    refused(quantize("--memory", "4GB", "--dtype", "int8"), "no dtype is called 'int8'; models are computed in float32, bfloat16, float16$")
+    refused(quantize("--memory", "4GB", "--device", "cuda"), "--memory bounds a run on the cpu; leave out --memory, or --device cuda$")
+    assert not (tmp_path / "out").exists()

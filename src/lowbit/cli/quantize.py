@@ -13,9 +13,9 @@ from rich.table import Table
 from lowbit.checkpoint.layout import Manifest
 from lowbit.checkpoint.reading import Model, open_model
 from lowbit.data.text import load_text
-from lowbit.errors import DataError, OutputError
+from lowbit.errors import DataError, OutputError, UnsupportedError
 from lowbit.evaluation.measure import Evaluation, evaluate
-from lowbit.models.opening import DTYPES
+from lowbit.models.opening import named_dtype
 from lowbit.models.streaming import Streamed
 from lowbit.nn.replace import IGNORE, ONLY, left_alone
 from lowbit.progress import bars
@@ -58,23 +58,26 @@ def run(
         raise OutputError("say where the checkpoint goes with -o DIR, or see what would be done with --dry-run")
     patterns: dict[str, Any] = {"only": only or ONLY, "ignore": IGNORE if ignore is None else ignore}
     limit = None if memory is None else size(memory)
+    if limit is not None and device != "cpu":
+        raise UnsupportedError(f"--memory bounds a run on the cpu; leave out --memory, or --device {device}")
     if output is not None and not dry_run:
         check_enterable(output)
     texts = [load_text(t) for t in text or ()]
     special = _overrides(override)
     method = parse_solver(solver)
-    opened = open_model(model, device, dtype) if limit is None else Streamed.open(model, DTYPES[dtype or "float32"])
+    opened = open_model(model, device, dtype) if limit is None else Streamed.open(model, named_dtype(dtype or "float32"))
     made = plan(opened.module, weights, method, activations=activations, override=special, **patterns)
     source = calibration_source(opened, [method], calibrate or (), sequences, length)
-    spill, room = False, None
+    spill, room, peak = False, None, made.peak_nbytes
     if limit is not None:
         hidden = int(opened.module.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
         needed = need(opened.module, made, len(source.samples), length, hidden, streamed=True)
         spill = spill_under(limit, needed)
-        room = (limit - needed.total(spill)) // 2
+        peak = needed.total(spill)
+        room = (limit - peak) // 2
     else:
         check_finite(made.layers)
-    console.print(_plan_table(made)) if dry_run else print(_summary(made))
+    console.print(_plan_table(made, peak)) if dry_run else print(_summary(made))
     for name, reason in left_alone(opened.module, **patterns).items():
         print(f"note: {name} stays as it is: {reason}")
     if output is None or dry_run:
@@ -109,8 +112,8 @@ def _summary(made: Plan) -> str:
     )
 
 
-def _plan_table(made: Plan) -> Table:
-    drawn = Table("layer", "shape", "weights", "bits", "bytes", caption=f"{_summary(made)}; peak about {made.peak_nbytes / 1e6:.0f} MB")
+def _plan_table(made: Plan, peak: int) -> Table:
+    drawn = Table("layer", "shape", "weights", "bits", "bytes", caption=f"{_summary(made)}; peak about {peak / 1e6:.0f} MB")
     for each in made.layers:
         drawn.add_row(each.name, "x".join(map(str, each.shape)), spec_text(each.quantizer), f"{each.bits:.3f}", str(each.nbytes))
     return drawn
