@@ -30,21 +30,34 @@ from lowbit.solvers.solver import solver as parse_solver
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="builtin, a Hugging Face folder or id, or a .gguf file")],
+    model: Annotated[str, typer.Argument(help="builtin, a Hugging Face folder or id, a .gguf file, or a checkpoint folder")],
     weights: Annotated[str, typer.Option(help="a spec string: nvfp4, 'int4 g64', 'mxfp4 even'")] = "nvfp4",
-    solver: Annotated[str, typer.Option(help="which codes a weight gets")] = "rtn",
+    solver: Annotated[
+        str, typer.Option(help="which codes a weight gets: rtn, gptq, gptq:order=act; `lowbit list solver` prints all")
+    ] = "rtn",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the checkpoint; must be empty or not there")] = None,
     activations: Annotated[str | None, typer.Option(help="a spec string for the layers' inputs")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="layers to quantize: a class, a glob, re:...")] = None,
-    ignore: Annotated[list[str] | None, typer.Option(help="layers to keep; lm_head by default")] = None,
-    override: Annotated[list[str] | None, typer.Option(help="PATTERN=SPEC for layers that differ")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="layers to quantize: a class, a glob on names, or re:REGEX; all linear and convolution ones by default; repeatable"
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="layers to keep, in the place of lm_head, which is kept by default; repeatable")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option(help="PATTERN=SPEC for layers that differ, such as '*.down_proj=int8'; may be given several times")
+    ] = None,
     text: Annotated[list[str] | None, typer.Option(help="texts to measure on; a file, builtin, pydoc, wikitext2")] = None,
     window: Annotated[int, typer.Option(help="tokens seen at once")] = 512,
     max_tokens: Annotated[int | None, typer.Option(help="tokens of each text; 0 measures nothing")] = 8192,
     calibrate: Annotated[list[str] | None, typer.Option(help="texts for solvers that need data; may be given several times")] = None,
     sequences: Annotated[int, typer.Option(min=1, help="calibration sequences")] = 32,
     length: Annotated[int, typer.Option(min=2, help="tokens of a calibration sequence")] = 512,
-    memory: Annotated[str | None, typer.Option(help="a bound such as 2GB: blocks are brought in one at a time; measures nothing")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="a bound such as 2GB for a Hugging Face folder: one block in memory at a time; measures nothing")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of stochastic roundings")] = 0,
     shard_size: Annotated[str, typer.Option(help="a shard is written when it holds this much: 500MB, 2GB")] = "1GB",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
