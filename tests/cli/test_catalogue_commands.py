@@ -82,6 +82,16 @@ def test_an_interrupt_is_one_line_and_130(command: Command, monkeypatch: pytest.
     assert command("list") == (130, "", "lowbit: interrupted\n")
 
 
+def test_an_interrupt_says_what_was_noted_on_it(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        stop = KeyboardInterrupt()
+        stop.add_note("finished units stay")
+        raise stop
+
+    monkeypatch.setattr(catalog, "entries", interrupted)
+    assert command("list") == (130, "", "lowbit: interrupted; finished units stay\n")
+
+
 def test_an_interrupt_while_commands_are_imported(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt

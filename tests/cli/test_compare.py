@@ -12,7 +12,7 @@ from lowbit.quantizers.spec import quantizer
 from lowbit.quantizers.spec import text as spec_text
 
 ROW = {"weights", "solver", "perplexity", "kl", "agreement", "bits_per_weight", "nbytes", "seconds", "texts"}
-TOP = {"model", "notes", "texts", "window", "stride", "tokens", "peak_memory", "baseline", "rows"}
+TOP = {"model", "notes", "activations", "texts", "window", "stride", "tokens", "peak_memory", "baseline", "rows"}
 
 
 @pytest.fixture
@@ -57,6 +57,17 @@ def test_json_has_the_fixed_keys_and_the_figures_of_python(compare, llama_folder
         assert (mine["perplexity"], mine["kl"]) == (theirs.perplexity[str(words)], theirs.kl[str(words)])
         assert (mine["nbytes"], mine["bits_per_weight"]) == (theirs.nbytes, theirs.bits_per_weight)
     assert found["baseline"]["kl"] is None
+
+
+def test_quantized_inputs_are_named_beside_the_figures(compare, tmp_path):
+    file, chart = tmp_path / "f.json", tmp_path / "chart.html"
+    done = compare("--weights", "int4 g32", "--activations", "int8 row", "--json", str(file), "--chart", str(chart), "--max-tokens", "64")
+    assert done.code == 0, done.err
+    assert "inputs of the quantized layers in int8" in " ".join(done.out.split())
+    assert "inputs of the quantized layers in int8" in chart.read_text()
+    assert json.loads(file.read_text())["activations"] == "int8"
+    assert compare("--weights", "int4 g32", "--json", str(file), "--max-tokens", "64").out.count("inputs of") == 0
+    assert json.loads(file.read_text())["activations"] is None
 
 
 def test_the_chart_is_one_file(compare, tmp_path):

@@ -46,7 +46,7 @@ def test_json_is_the_manifest_with_its_digest_and_bytes(command, written):
 def test_verify_reads_every_tensor(command, written):
     done = command("inspect", str(written), "--verify")
     assert done.code == 0
-    assert f"all {len(read_manifest(written).tensors)} tensors match their digests" in done.out
+    assert f"all {len(read_manifest(written).tensors)} tensors of {written} match their digests" in done.out
 
 
 @pytest.fixture
@@ -107,3 +107,19 @@ def test_what_is_no_checkpoint(command, damaged, content, message):
 
 def test_a_folder_that_is_not_there(command, tmp_path):
     refused(command("inspect", str(tmp_path / "nowhere")), "there is no folder '")
+
+
+def test_a_comparison_with_verify_reads_what_it_would_believe(command, written, damaged):
+    shard = damaged / shard_name(1)
+    data = bytearray(shard.read_bytes())
+    data[-10] ^= 1
+    shard.write_bytes(data)
+    believed = command("inspect", str(written), "--compare", str(damaged))
+    assert believed.code == 0
+    assert "nothing differs by the recorded digests (--verify reads every tensor)" in believed.out
+    refused(
+        command("inspect", str(written), "--compare", str(damaged), "--verify"), "has been changed: its digest is not that of the manifest"
+    )
+    both = command("inspect", str(written), "--compare", str(written), "--verify")
+    assert both.out.count("match their digests") == 2
+    assert f"nothing differs; digest {read_manifest(written).digest}" in both.out

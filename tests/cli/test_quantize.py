@@ -16,6 +16,7 @@ import lowbit
 from lowbit.checkpoint import writing
 from lowbit.checkpoint.layout import read_manifest
 from lowbit.data.text import load_text
+from lowbit.recipes import restartable
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,7 +79,7 @@ def test_quantize_inspect_evaluate_generate(quantize, command, words, tmp_path, 
     digest = read_manifest(tmp_path / "out").digest
     assert f"digest {digest}" in done.out
     assert f"digest {digest}" in inspected.out
-    assert "tensors match their digests" in inspected.out
+    assert "match their digests" in inspected.out
 
     evaluated = command("evaluate", out, "--text", str(words), "--window", "64")
     assert f": perplexity {perplexity!r} over " in evaluated.out  # digit for digit
@@ -324,3 +325,36 @@ def test_layers_that_no_kernel_serves_are_told(quantize, tmp_path):
     assert "warning: 14 layers multiply with a dense float32 copy, no faster than float: qlinear: negative numbers have scales" in done.out
     shutil.rmtree(tmp_path / "out")
     assert "dense float32 copy" not in quantize("--weights", "nvfp4").out
+
+
+def test_a_bound_on_memory_is_held_against_what_the_dry_run_says(quantize):
+    free = quantize("--weights", "int4 g32", "--dry-run", output=None)
+    bound = quantize("--weights", "int4 g32", "--dry-run", "--memory", "4GB", output=None)
+    assert (free.code, bound.code) == (0, 0), bound.err
+    peaks = [int(re.search(r"peak about (\d+) MB", " ".join(done.out.split()))[1]) for done in (free, bound)]
+    assert peaks[0] < 100 < peaks[1]  # the second is what --memory is held against, and so has the program in it
+    refused(quantize("--memory", "1MB"), r"--memory 1MB is too little: about \d+ MB are needed \(\d+ MB for the program, .*\)$")
+
+
+def test_what_does_not_go_with_a_bound_on_memory(quantize, tmp_path):
+    refused(quantize("--memory", "4GB", "--dtype", "int8"), "no dtype is called 'int8'; models are computed in float32, bfloat16, float16$")
+    refused(quantize("--memory", "4GB", "--device", "cuda"), "--memory bounds a run on the cpu; leave out --memory, or --device cuda$")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_run_says_that_it_can_go_on_and_does(quantize, tmp_path, monkeypatch):
+    whole = quantize("--max-tokens", "0", "--weights", "int4 g32", output=tmp_path / "whole")
+    write, written = restartable._write_unit, []
+
+    def stopped(*arguments):
+        if written:
+            raise KeyboardInterrupt
+        written.append(write(*arguments))
+
+    monkeypatch.setattr(restartable, "_write_unit", stopped)
+    done = quantize("--max-tokens", "0", "--weights", "int4 g32")
+    assert (done.code, done.err) == (130, "lowbit: interrupted; finished units stay: the same command goes on from there\n")
+    monkeypatch.setattr(restartable, "_write_unit", write)
+    again = quantize("--max-tokens", "0", "--weights", "int4 g32")
+    assert (whole.code, again.code) == (0, 0), again.err
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")

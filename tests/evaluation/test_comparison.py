@@ -48,7 +48,7 @@ def rendered(shown, width):
 
 def test_the_json_layout():
     said = comparison("a", "dir/b.txt").to_json()
-    assert {"model", "notes", "texts", "window", "stride", "tokens", "peak_memory", "baseline", "rows"} == set(said)
+    assert {"model", "notes", "activations", "texts", "window", "stride", "tokens", "peak_memory", "baseline", "rows"} == set(said)
     assert (said["model"], said["texts"], said["window"], said["stride"]) == ("SmolLM2", ["a", "dir/b.txt"], 512, 256)
     assert said["tokens"] == {"a": 40880, "dir/b.txt": 40880}
     assert said["rows"][0] == {

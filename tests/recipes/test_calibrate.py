@@ -17,7 +17,7 @@ from lowbit.models.llama import Llama, LlamaConfig
 from lowbit.philox import Key
 from lowbit.progress import Progress
 from lowbit.quantizers.spec import quantizer
-from lowbit.recipes.calibrate import Finished, calibrate, units
+from lowbit.recipes.calibrate import Finished, calibrate, merged, units
 from lowbit.recipes.plan import Plan, plan
 from lowbit.recipes.walk import Source
 from lowbit.solvers.gptq import GPTQ
@@ -280,6 +280,12 @@ def test_weights_that_are_not_finite_are_named_before_any_work_on_them() -> None
         model.model.layers[1].mlp.up_proj.weight[0, 0] = float("inf")
     with pytest.raises(NonFiniteError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds 0 NaN and 1 Inf"):
         calibrated(model, sequences())
+
+
+def test_warnings_of_one_reason_are_one_line_in_their_order() -> None:
+    warnings = ["a: 16 tokens: few", "a: no input", "b: 16 tokens: few", "c: 16 tokens: few"]
+    assert merged(warnings) == ["a and 2 more: 16 tokens: few", "a: no input"]
+    assert merged([]) == []
 
 
 def test_too_few_tokens_give_a_warning_with_the_rank() -> None:

@@ -141,3 +141,13 @@ def test_a_quantized_model_has_nothing_left_but_what_was_ignored(cnn):
         lowbit.quantize(cnn, "int8", ignore=["7"])
     lowbit.quantize(cnn, "int4")
     assert [m.describe()[0]["spec"] for m in cnn.modules() if isinstance(m, PackedWeight)] == ["int8", "int8", "int4"]
+
+
+def test_data_may_be_the_name_of_one_text():
+    def quantized(data):
+        model = lowbit.open_model("builtin")
+        only = ["model.layers.0.mlp.up_proj"]
+        return lowbit.quantize(model, "int4 g64", solver="gptq", only=only, data=data, sequences=4, length=64).module.state_dict()
+
+    one, several = quantized("builtin"), quantized(["builtin"])
+    assert all(torch.equal(one[name], several[name]) for name in several)

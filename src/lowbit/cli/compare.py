@@ -44,13 +44,20 @@ def split(words: str, what: str) -> list[str]:
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="builtin, a Hugging Face folder or id, or a .gguf file")] = "builtin",
+    model: Annotated[str, typer.Argument(help="builtin, a Hugging Face folder or id, a .gguf file, or a checkpoint folder")] = "builtin",
     weights: Annotated[str | None, typer.Option(help="spec strings, separated by commas; a long list of those that fit by default")] = None,
     solvers: Annotated[str, typer.Option(help="solvers, separated by commas")] = "rtn",
     activations: Annotated[str | None, typer.Option(help="a spec string for the layers' inputs")] = None,
     text: Annotated[list[str] | None, typer.Option(help="a text file, builtin, pydoc, wikitext2; may be given several times")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="layers to quantize: a class, a glob, re:...")] = None,
-    ignore: Annotated[list[str] | None, typer.Option(help="layers to keep; lm_head by default")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="layers to quantize: a class, a glob on names, or re:REGEX; all linear and convolution ones by default; repeatable"
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="layers to keep, in the place of lm_head, which is kept by default; repeatable")
+    ] = None,
     window: Annotated[int, typer.Option(help="tokens seen at once")] = 512,
     stride: Annotated[int | None, typer.Option(help="tokens between windows; the window by default")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="tokens of each text")] = 16384,

@@ -85,16 +85,25 @@ def run(arguments: Sequence[str] | None = None) -> None:
         finally:
             sys.stdout.flush()
     except LowbitError as error:
-        _leave(2, str(error))
-    except KeyboardInterrupt:
-        _leave(130, "interrupted")
+        _leave(2, "; ".join([str(error), *_notes(error)]))
+    except KeyboardInterrupt as error:
+        _leave(130, "; ".join(["interrupted", *_notes(error)]))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read the output has gone: say nothing more
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:
-            _leave(130, "interrupted")
+            _leave(130, "; ".join(["interrupted", *_notes(stop)]))
         raise
+
+
+def _notes(error: BaseException | None) -> list[str]:
+    """What was noted on an exception, or on those that it was raised for: what stays of the work, for instance."""
+    found: list[str] = []
+    while error is not None:
+        found += getattr(error, "__notes__", ())
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def _leave(code: int, message: str) -> None:

@@ -15,16 +15,16 @@ from torch import nn
 from lowbit.checkpoint.layout import Manifest
 from lowbit.checkpoint.reading import Model, open_model
 from lowbit.data.text import load_text
-from lowbit.errors import DataError, OutputError
+from lowbit.errors import DataError, OutputError, UnsupportedError
 from lowbit.evaluation.measure import Evaluation, evaluate
-from lowbit.models.opening import DTYPES
+from lowbit.models.opening import named_dtype
 from lowbit.models.streaming import Streamed
 from lowbit.nn.linear import Linear
 from lowbit.nn.packed import keep_dense
 from lowbit.nn.replace import IGNORE, ONLY, left_alone
 from lowbit.progress import bars
 from lowbit.quantizers.spec import text as spec_text
-from lowbit.recipes.calibrate import Finished
+from lowbit.recipes.calibrate import Finished, merged
 from lowbit.recipes.calibration_data import calibration_source
 from lowbit.recipes.memory import need, spill_under
 from lowbit.recipes.plan import Plan, check_finite, plan
@@ -34,21 +34,34 @@ from lowbit.solvers.solver import solver as parse_solver
 
 
 def run(
-    model: Annotated[str, typer.Argument(help="builtin, a Hugging Face folder or id, or a .gguf file")],
+    model: Annotated[str, typer.Argument(help="builtin, a Hugging Face folder or id, a .gguf file, or a checkpoint folder")],
     weights: Annotated[str, typer.Option(help="a spec string: nvfp4, 'int4 g64', 'mxfp4 even'")] = "nvfp4",
-    solver: Annotated[str, typer.Option(help="which codes a weight gets")] = "rtn",
+    solver: Annotated[
+        str, typer.Option(help="which codes a weight gets: rtn, gptq, gptq:order=act; `lowbit list solver` prints all")
+    ] = "rtn",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the checkpoint; must be empty or not there")] = None,
     activations: Annotated[str | None, typer.Option(help="a spec string for the layers' inputs")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="layers to quantize: a class, a glob, re:...")] = None,
-    ignore: Annotated[list[str] | None, typer.Option(help="layers to keep; lm_head by default")] = None,
-    override: Annotated[list[str] | None, typer.Option(help="PATTERN=SPEC for layers that differ")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="layers to quantize: a class, a glob on names, or re:REGEX; all linear and convolution ones by default; repeatable"
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(help="layers to keep, in the place of lm_head, which is kept by default; repeatable")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option(help="PATTERN=SPEC for layers that differ, such as '*.down_proj=int8'; may be given several times")
+    ] = None,
     text: Annotated[list[str] | None, typer.Option(help="texts to measure on; a file, builtin, pydoc, wikitext2")] = None,
     window: Annotated[int, typer.Option(help="tokens seen at once")] = 512,
     max_tokens: Annotated[int | None, typer.Option(help="tokens of each text; 0 measures nothing")] = 8192,
     calibrate: Annotated[list[str] | None, typer.Option(help="texts for solvers that need data; may be given several times")] = None,
     sequences: Annotated[int, typer.Option(min=1, help="calibration sequences")] = 32,
     length: Annotated[int, typer.Option(min=2, help="tokens of a calibration sequence")] = 512,
-    memory: Annotated[str | None, typer.Option(help="a bound such as 2GB: blocks are brought in one at a time; measures nothing")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="a bound such as 2GB for a Hugging Face folder: one block in memory at a time; measures nothing")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of stochastic roundings")] = 0,
     shard_size: Annotated[str, typer.Option(help="a shard is written when it holds this much: 500MB, 2GB")] = "1GB",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
@@ -62,24 +75,27 @@ def run(
         raise OutputError("say where the checkpoint goes with -o DIR, or see what would be done with --dry-run")
     patterns: dict[str, Any] = {"only": only or ONLY, "ignore": IGNORE if ignore is None else ignore}
     limit = None if memory is None else size(memory)
+    if limit is not None and device != "cpu":
+        raise UnsupportedError(f"--memory bounds a run on the cpu; leave out --memory, or --device {device}")
     if output is not None and not dry_run:
         check_enterable(output)
     texts = [load_text(t) for t in text or ()]
     special = _overrides(override)
     method = parse_solver(solver)
-    opened = open_model(model, device, dtype) if limit is None else Streamed.open(model, DTYPES[dtype or "float32"])
+    opened = open_model(model, device, dtype) if limit is None else Streamed.open(model, named_dtype(dtype or "float32"))
     made = plan(opened.module, weights, method, activations=activations, override=special, **patterns)
     source = calibration_source(opened, [method], calibrate or (), sequences, length)
-    spill, room = False, None
+    spill, room, peak = False, None, made.peak_nbytes
     if limit is not None:
         hidden = int(opened.module.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
         needed = need(opened.module, made, len(source.samples), length, hidden, streamed=True)
         spill = spill_under(limit, needed)
-        room = (limit - needed.total(spill)) // 2
+        peak = needed.total(spill)
+        room = (limit - peak) // 2
         shard_bytes = min(shard_bytes, limit // 8)  # what waits for its shard to be full is in memory
     else:
         check_finite(made.layers)
-    console.print(_plan_table(made)) if dry_run else print(_summary(made))
+    console.print(_plan_table(made, peak)) if dry_run else print(_summary(made))
     for name, reason in left_alone(opened.module, **patterns).items():
         print(f"note: {name} stays as it is: {reason}")
     if output is None or dry_run:
@@ -122,8 +138,8 @@ def _summary(made: Plan) -> str:
     )
 
 
-def _plan_table(made: Plan) -> Table:
-    drawn = Table("layer", "shape", "weights", "bits", "bytes", caption=f"{_summary(made)}; peak about {made.peak_nbytes / 1e6:.0f} MB")
+def _plan_table(made: Plan, peak: int) -> Table:
+    drawn = Table("layer", "shape", "weights", "bits", "bytes", caption=f"{_summary(made)}; peak about {peak / 1e6:.0f} MB")
     for each in made.layers:
         drawn.add_row(each.name, "x".join(map(str, each.shape)), spec_text(each.quantizer), f"{each.bits:.3f}", str(each.nbytes))
     return drawn
@@ -153,7 +169,7 @@ def _report(
     print("the layers that lost most:")
     for name in sorted(figures, key=lambda n: figures[n]["weight SQNR dB"])[:3]:
         print(f"  {name}: {', '.join(f'{what} {value:.4g}' for what, value in figures[name].items())}")
-    for warning in [w for unit in done for w in unit.warnings]:
+    for warning in merged(w for unit in done for w in unit.warnings):
         print(f"warning: {warning}")
     for warning in [] if isinstance(model, Streamed) else _without_kernel(model.module):
         print(f"warning: {warning}")

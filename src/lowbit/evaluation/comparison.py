@@ -83,6 +83,7 @@ class Comparison:
         tokens: text -> how many tokens were scored.
         notes: what to know about the model's figures.
         peak_memory: the most bytes that the process has held until the end; 0 where that is not known.
+        activations: spec string of the layers' inputs in every row, or None where they are not quantized.
     """
 
     model: str
@@ -94,6 +95,7 @@ class Comparison:
     tokens: Mapping[str, int]
     notes: tuple[str, ...] = ()
     peak_memory: int = 0
+    activations: str | None = None
 
     @classmethod
     def of(cls, model: LanguageModel, baseline: Row, rows: Sequence[Row], evaluation: Evaluation) -> Comparison:
@@ -111,6 +113,7 @@ class Comparison:
             "model": self.model,
             "notes": list(self.notes),
             "texts": list(self.texts),
+            "activations": self.activations,
             "window": self.window,
             "stride": self.stride,
             "tokens": dict(self.tokens),
@@ -121,10 +124,11 @@ class Comparison:
 
     @property
     def caption(self) -> str:
-        """``wikitext2: 40,880 tokens, window 512, stride 512, peak memory 1,834 MB``."""
+        """``wikitext2: 40,880 tokens, window 512, stride 512, peak memory 1,834 MB``; says so where layers' inputs are quantized too."""
         counted = ", ".join(f"{short(text)}: {self.tokens[text]:,} tokens" for text in self.texts)
         peak = f", peak memory {self.peak_memory / 1e6:,.0f} MB" if self.peak_memory else ""
-        return f"{counted}, window {self.window}, stride {self.stride}{peak}"
+        inputs = "" if self.activations is None else f"; inputs of the quantized layers in {self.activations}"
+        return f"{counted}, window {self.window}, stride {self.stride}{peak}{inputs}"
 
     def columns(self) -> list[str]:
         """The headings of ``cells``; with several texts the figures of each carry its name."""

@@ -17,7 +17,7 @@ from lowbit.nn.packed import PackedWeight, keep_dense
 from lowbit.nn.replace import IGNORE, ONLY, packed_module, put
 from lowbit.progress import Progress, ProgressCallback
 from lowbit.quantizers.quantizer import Quantizer
-from lowbit.recipes.calibrate import calibrate
+from lowbit.recipes.calibrate import calibrate, merged
 from lowbit.recipes.calibration_data import calibration_source
 from lowbit.recipes.plan import Plan, check_finite, plan
 from lowbit.recipes.walk import Source
@@ -85,7 +85,8 @@ def compare(
     if progress is not None:
         progress(Progress("compare", len(plans), len(plans)))
     found = Comparison.of(model, start, rows, baseline)
-    return replace(found, notes=(*found.notes, *warnings), peak_memory=peak_memory())
+    inputs = None if first.activations is None else str(first.recipe()["activations"])
+    return replace(found, notes=(*found.notes, *merged(warnings)), activations=inputs, peak_memory=peak_memory())
 
 
 def _label(made: Plan) -> str:

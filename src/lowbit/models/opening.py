@@ -11,6 +11,17 @@ from lowbit.models.huggingface import HuggingFace
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def named_dtype(name: str) -> torch.dtype:
+    """The dtype a model is computed in, by its name.
+
+    Raises:
+        ModelError: no model is computed in it.
+    """
+    if name not in DTYPES:
+        raise ModelError(f"no dtype is called {name!r}; models are computed in {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
 def check_device(device: str) -> None:
     """Raises ModelError if torch cannot hold numbers there."""
     try:
@@ -29,8 +40,6 @@ def open_original(name: str, device: str = "cpu", dtype: str | None = None) -> B
     Raises:
         ModelError: there is no such model, device or dtype.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ModelError(f"no dtype is called {dtype!r}; models are computed in {', '.join(DTYPES)}")
+    kind = None if dtype is None else named_dtype(dtype)
     check_device(device)
-    kind = None if dtype is None else DTYPES[dtype]
     return Builtin.load(device, kind) if name == "builtin" else HuggingFace.load(name, device, kind)

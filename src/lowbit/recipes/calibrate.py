@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,16 @@ class Finished:
 
 #: unit -> its weights by layer, if they are known from an earlier run
 Known = Callable[[Unit], Mapping[str, Weight] | None]
+
+
+def merged(warnings: Iterable[str]) -> list[str]:
+    """Warnings ``layer: reason`` with one line a reason: the first layer and how many others it holds for."""
+    layers: dict[str, list[str]] = {}
+    for warning in warnings:
+        layer, _, reason = warning.partition(": ")
+        layers.setdefault(reason, []).append(layer)
+    more = {reason: f" and {len(names) - 1} more" * (len(names) > 1) for reason, names in layers.items()}
+    return [f"{names[0]}{more[reason]}: {reason}" for reason, names in layers.items()]
 
 
 def units(module: nn.Module, made: Plan) -> list[Unit]:

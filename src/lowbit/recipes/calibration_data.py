@@ -15,7 +15,7 @@ from lowbit.solvers.solver import text as solver_text
 
 
 def calibration_source(
-    model: LanguageModel, solvers: Sequence[Solver], texts: Sequence[Text | str], sequences: int = 32, length: int = 512
+    model: LanguageModel, solvers: Sequence[Solver], texts: Text | str | Sequence[Text | str], sequences: int = 32, length: int = 512
 ) -> Source:
     """What the solvers see of the data; empty where none of them needs any.
 
@@ -24,6 +24,8 @@ def calibration_source(
     """
     if not any(s.needs for s in solvers):
         return Source((), model.logits)
+    if isinstance(texts, str | Text):
+        texts = [texts]
     if not texts:
         named = next(s for s in solvers if s.needs)
         raise DataError(f"the solver {solver_text(named)} needs calibration data: name a text, as with --calibrate pydoc")

@@ -29,7 +29,7 @@ def quantize(
     only: Sequence[str] = ONLY,
     ignore: Sequence[str] = IGNORE,
     override: Mapping[str, str | Quantizer] | None = None,
-    data: Sequence[Text | str] | Source = (),
+    data: Text | str | Sequence[Text | str] | Source = (),
     sequences: int = 32,
     length: int = 512,
     seed: int = 0,
@@ -44,7 +44,7 @@ def quantize(
         activations: a quantizer for the inputs of the chosen linear layers; None leaves them.
         only, ignore: class names, globs on layer names, or ``re:`` and a regular expression; ``lm_head`` is kept by default.
         override: pattern -> quantizer, for layers that differ.
-        data: for solvers that need it: texts or their names, of which ``sequences`` windows of ``length`` tokens are
+        data: for solvers that need it: a text or its name, or several, of which ``sequences`` windows of ``length`` tokens are
             taken; or a ``Source``, samples and how to run the model on one of them, for any module.
         seed: of stochastic roundings.
         progress: called with every ``Progress`` event.
