@@ -350,7 +350,7 @@ def test_doctor(command: Command) -> None:
 # ---- docs
 
 
-@pytest.mark.parametrize("name", ["methods.md", "formats.md"])
+@pytest.mark.parametrize("name", docs.PAGES)
 def test_the_generated_pages_are_up_to_date(name: str) -> None:
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == docs.PAGES[name](), f"docs/{name} is stale; run `make docs`"
 
