@@ -26,7 +26,7 @@ from lowbit.progress import bars
 from lowbit.quantizers.spec import text as spec_text
 from lowbit.recipes.calibrate import Finished, merged
 from lowbit.recipes.calibration_data import calibration_source
-from lowbit.recipes.memory import need, spill_under
+from lowbit.recipes.memory import give_back_freed, need, spill_under
 from lowbit.recipes.plan import Plan, check_finite, plan
 from lowbit.recipes.restartable import check_enterable, quantize_restartably, unfinished
 from lowbit.sizes import size
@@ -75,6 +75,8 @@ def run(
         raise OutputError("say where the checkpoint goes with -o DIR, or see what would be done with --dry-run")
     patterns: dict[str, Any] = {"only": only or ONLY, "ignore": IGNORE if ignore is None else ignore}
     limit = None if memory is None else size(memory)
+    if limit is not None:
+        give_back_freed()
     if limit is not None and device != "cpu":
         raise UnsupportedError(f"--memory bounds a run on the cpu; leave out --memory, or --device {device}")
     if output is not None and not dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from torch import nn
 from lowbit.errors import UnsupportedError
 from lowbit.nn.graph import block_names
 from lowbit.recipes.plan import Plan
+
+#: the parameter of glibc's mallopt
+MMAP_THRESHOLD = -3
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,17 @@ def spill_under(limit: int, found: Need) -> bool:
     parts = f"{found.now / 1e6:.0f} MB for the program, {found.block / 1e6:.0f} for a block, {matrices / 1e6:.0f} for its statistics"
     least = f"about {found.total(spilled=True) / 1e6:.0f} MB are needed"
     raise UnsupportedError(f"--memory {limit / 1e6:.0f}MB is too little: {least} ({parts})")
+
+
+def give_back_freed() -> None:
+    """From now on freed tensors of 1 MiB and more go back to the system at once, where the C library can be told so (glibc).
+
+    By itself it raises that size to 32 MiB with use, and keeps what lies between smaller tensors that live: a quarter more in a long run.
+    """
+    if sys.platform.startswith("linux"):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(MMAP_THRESHOLD, 1 << 20)
 
 
 def resident_bytes() -> int:
