@@ -29,6 +29,7 @@ ROWS = [
     *((f"{w} hqq offset=float16", s, WIKITEXT) for w in INTEGERS for s in ("rtn", "gptq", "qep")),
     # what may help on text that the calibration does not resemble
     *((w, s, MIXED) for w in ("int4 g64", "nvfp4") for s in ("gptq", "qep")),
+    *((w, "gptq", WIKITEXT) for w in ("int4 g64 mse", "int4 g64 absmax:7.5", "int4 g64 asym")),
     *(("int4 g64", s, WIKITEXT) for s in ("gptq:damping=0.1", "gptq:damping=1", "qep:inner=(gptq:damping=0.1)")),
     *(
         (w, "qep", WIKITEXT)
