@@ -110,7 +110,8 @@ def _row(
             put(model.module, layer.name, packed_module(layer.target.module, weight, made.activations))
         keep_dense(model.module)
         found = evaluate(model, texts, window=window, stride=stride, max_tokens=max_tokens, reference=reference, progress=progress)
-    nbytes = sum(weight.nbytes for _, weight in packed)
+    held = {layer.name for layer in made.held}
+    nbytes = sum(weight.nbytes for layer, weight in packed if layer.name in held)
     return Row.of(
         found, str(recipe["weights"]), str(recipe["solver"]),
         bits_per_weight=8 * nbytes / max(1, made.elements), nbytes=nbytes + made.rest_nbytes, seconds=seconds,

@@ -60,14 +60,23 @@ class Plan:
     original_nbytes: int
 
     @property
+    def held(self) -> tuple[LayerPlan, ...]:
+        """The layers without those whose weight another one holds already: tied ones that are quantized alike."""
+        first: dict[tuple[int, ...], LayerPlan] = {}
+        for i, layer in enumerate(self.layers):
+            alone = bool(self.solver.needs) or getattr(getattr(layer.quantizer, "rounding", None), "noisy", False)
+            first.setdefault((i,) if alone else (id(layer.target.module.weight), id(layer.quantizer)), layer)
+        return tuple(first.values())
+
+    @property
     def elements(self) -> int:
         """Weights that will be quantized."""
-        return sum(torch.Size(p.shape).numel() for p in self.layers)
+        return sum(torch.Size(p.shape).numel() for p in self.held)
 
     @property
     def packed_nbytes(self) -> int:
         """Bytes of the quantized weights, scales included."""
-        return sum(p.nbytes for p in self.layers)
+        return sum(p.nbytes for p in self.held)
 
     @property
     def nbytes(self) -> int:
@@ -82,7 +91,7 @@ class Plan:
     @property
     def original_bits(self) -> float:
         """Bits each of these weights has in the model as loaded."""
-        weights = [p.target.matrix for p in self.layers]
+        weights = [p.target.matrix for p in self.held]
         return 8 * sum(w.numel() * w.element_size() for w in weights) / max(1, self.elements)
 
     @property

@@ -212,9 +212,14 @@ def _sweep(folder: Path) -> None:
 
 
 def _write_unit(writer: Writer, folder: Path, done: Finished, made: Plan, mark: Mapping[str, str], originals: Mapping[str, str]) -> None:
-    before = set(writer.manifest.tensors)
+    before, tied = set(writer.manifest.tensors), set(writer.manifest.tied)
+    held: list[PackedWeight] = []
     for solved in done.solved:
-        packed = packed_module(solved.layer.target.module, PackedWeight.of(solved.weight), made.activations)
+        weight = PackedWeight.of(solved.weight)
+        if not done.unit.name:  # a table and an output layer that were one are written once
+            weight = next((other for other in held if other.shape == weight.shape and other.same(weight)), weight)
+            held.append(weight)
+        packed = packed_module(solved.layer.target.module, weight, made.activations)
         write_packed(writer, solved.layer.name, packed)
     writer.start_at(done.unit.index)
     writer.flush()
@@ -223,6 +228,7 @@ def _write_unit(writer: Writer, folder: Path, done: Finished, made: Plan, mark: 
         "originals": dict(originals),
         "layers": {s.layer.name: writer.manifest.layers[s.layer.name] for s in done.solved},
         "tensors": {n: asdict(t) for n, t in writer.manifest.tensors.items() if n not in before},
+        "tied": {n: t for n, t in writer.manifest.tied.items() if n not in tied},
         "figures": {s.layer.name: _figures(s) for s in done.solved},
         "warnings": done.warnings,
     }
@@ -242,7 +248,9 @@ def _read_unit(folder: Path, unit: Unit, mark: Mapping[str, str], originals: Map
         tensors = {n: StoredTensor(**{**t, "shape": tuple(t["shape"])}) for n, t in entry["tensors"].items()}
         if any(t.file != shard_name(unit.index + 1) for t in tensors.values()):
             return None
-        stored = Tensors(folder, Manifest("", "", {}, tensors=tensors))
+        if any(source not in tensors for source in entry["tied"].values()):
+            return None
+        stored = Tensors(folder, Manifest("", "", {}, tensors=tensors, tied=entry["tied"]))
         entry["tensors"] = tensors
         entry["weights"] = {
             name: PackedWeight.described(stored.starting(f"{name}.weight."), facts["shape"], facts["terms"]).unpacked()
@@ -256,6 +264,7 @@ def _read_unit(folder: Path, unit: Unit, mark: Mapping[str, str], originals: Map
 def _adopt(manifest: Manifest, entry: Mapping[str, Any], done: Finished) -> None:
     manifest.layers.update(entry["layers"])
     manifest.tensors.update(entry["tensors"])
+    manifest.tied.update(entry["tied"])
     done.warnings.extend(entry["warnings"])
     done.solved[:] = [Solved(s.layer, s.weight, s.error, entry["figures"][s.layer.name].get("relative output error")) for s in done.solved]
 
