@@ -111,13 +111,13 @@ def run(
                 opened, made, output, source, seed=seed, shard_bytes=shard_bytes, progress=progress, spill=spill, room=room
             )
         reference = None if before is None else before.reference
+        keep_dense(opened.module, None)  # what is measured multiplies as the checkpoint will when it is loaded
         after = evaluate(opened, texts, reference=reference, progress=progress, **options) if texts else None
     _report(console, opened, made, manifest, done, before, after)
 
 
 def _without_kernel(module: nn.Module) -> list[str]:
     """A sentence for each reason why layers will run no faster than float ones."""
-    keep_dense(module, None)
     routes = [m.route() for m in module.modules() if isinstance(m, Linear)]
     refused = Counter(r.refused for r in routes if r.kernel == "torch")
     return [f"{n} layers multiply with a dense float32 copy, no faster than float: {reason}" for reason, n in refused.items()]
