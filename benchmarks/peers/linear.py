@@ -56,7 +56,7 @@ def torch_ways(W: Tensor, x: Tensor, enough: int) -> Iterator[Way]:
     n = copies_of(W.numel(), enough)
     eights = [q.roll(i, 0) for i in range(n)]
 
-    def int_mm(i: int) -> Tensor:
+    def int_mm(i: int, s: Tensor = s) -> Tensor:  # names are bound again below
         sx = x.abs().amax(1, keepdim=True) / 127
         return torch._int_mm((x / sx).round().to(torch.int8), eights[i].T).float() * sx * s.T
 
