@@ -167,7 +167,7 @@ MUTATIONS = (
     Mutation(
         "nibbles in the other order, in and out",
         "packing.py",
-        (("column = rows[:, i]", "column = rows[:, per - 1 - i]"), ("out[:, i] = value & mask", "out[:, per - 1 - i] = value & mask")),
+        (("column = rows[:, i]", "column = rows[:, per - 1 - i]"), ("out[:, i] = (value", "out[:, per - 1 - i] = (value")),
         ("test_packing.py",),
     ),
     Mutation(
