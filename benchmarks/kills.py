@@ -3,8 +3,8 @@
     python benchmarks/kills.py MODEL [--weights 'int4 g64'] [--solver gptq] [--kills 10] [--calibrate wikitext2:first] [--seed 0]
 
 `lowbit quantize` runs once without harm, with one thread. Then it runs in another folder, with two threads, and is killed (SIGKILL) at
-random moments spread over the time that the first run took; after each kill the same command is given again. At the end
-every file of both folders is compared, byte by byte but for the threads.
+moments drawn evenly over its units and over the time within a unit; after each kill the same command is given again. At the end
+every file of both folders is compared, byte by byte.
 """
 
 from __future__ import annotations
@@ -39,23 +39,24 @@ def main() -> int:
         start(options, whole, 1).wait()
         seconds = time.monotonic() - began
         print(f"uninterrupted, 1 thread: {seconds:.0f} s, {files(whole)} files")
-        for kill in range(options.kills):
+        units = len(list(whole.glob("model-*.safetensors")))  # one a unit
+        moments = sorted(draw.uniform(0, units) for _ in range(options.kills))
+        for kill, moment in enumerate(moments, 1):
             process = start(options, cut, 2)
-            moment = draw.uniform(0.05, 1.0) * seconds / 2
+            while process.poll() is None and finished(cut) < int(moment):
+                time.sleep(0.02)
             try:
-                code = process.wait(moment)
+                process.wait(moment % 1 * seconds / units)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
-                code = process.wait()
-            print(
-                f"kill {kill + 1}: after {moment:.1f} s, exit code {code}, {len(list(cut.glob('unit-*.json')))} units finished", flush=True
-            )
+            code = process.wait()
+            print(f"kill {kill}: wanted at {moment:.1f} of {units} units, exit code {code}, {finished(cut)} units finished", flush=True)
             if code == 0:
-                print("it had ended before that")
                 break
         else:
-            if start(options, cut, 2).wait() != 0:
-                return 1
+            code = start(options, cut, 2).wait()
+        if code != 0:
+            return 1
         same = contents(whole) == contents(cut)
         print("every file is the same" if same else "THE FILES DIFFER")
         return int(not same)
@@ -72,6 +73,11 @@ def start(options: argparse.Namespace, folder: Path, threads: int) -> subprocess
 
 def files(folder: Path) -> int:
     return len(contents(folder))
+
+
+def finished(folder: Path) -> int:
+    """Units that are on disk."""
+    return len(list(folder.glob("unit-*.json")))
 
 
 def contents(folder: Path) -> dict[str, str]:

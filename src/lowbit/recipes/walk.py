@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from lowbit.errors import NonFiniteError, UnsupportedError
+from lowbit.errors import DataError, NonFiniteError, UnsupportedError
 from lowbit.nn.capture import Call, calls, first_inputs, product_inputs, returns_tuple, several_inputs, with_last
 from lowbit.nn.replay import Replay
 from lowbit.recipes.plan import LayerPlan
@@ -29,6 +29,31 @@ class Source:
 
     samples: Sequence[Any]
     forward: Callable[[Any], object]
+
+    @staticmethod
+    def from_batches(batches: Iterable[Any], forward: Callable[[Any], object]) -> Source:
+        """The sequences of a DataLoader, one by one, so that no byte of a result depends on the size of its batches.
+
+        Args:
+            batches: tensors, or mappings or tuples of tensors, whose first axis counts the sequences; a mapping gives dicts.
+            forward: runs the whole model on a batch of one.
+
+        Raises:
+            DataError: the tensors of a batch disagree on how many sequences there are.
+        """
+        return Source([one for batch in batches for one in _split(batch)], forward)
+
+
+def _split(batch: Any) -> list[Any]:
+    if isinstance(batch, Tensor):
+        return list(batch.split(1))
+    named = isinstance(batch, Mapping)
+    parts = [_split(part) for part in (batch.values() if named else batch)]
+    counts = sorted({len(part) for part in parts})
+    if len(counts) != 1:
+        raise DataError(f"the tensors of a batch hold {' and '.join(map(str, counts)) or 'no'} sequences; their first axis must agree")
+    rows = zip(*parts, strict=True)
+    return [dict(zip(batch, row, strict=True)) for row in rows] if named else list(rows)
 
 
 class Resident(Protocol):
