@@ -1,4 +1,4 @@
-"""Progress: a bar for each stage on a terminal, nothing anywhere else; words of the user are shown as they are."""
+"""Progress: a bar for each stage on a terminal, a line now and then elsewhere; words of the user are shown as they are."""
 
 import io
 
@@ -54,9 +54,30 @@ def test_an_error_inside_comes_through_and_ends_the_bar(terminal):
         raise KeyError("x")
 
 
-def test_nothing_is_drawn_where_there_is_no_terminal(capsys):
+def test_short_work_says_nothing_where_there_is_no_terminal(capsys):
     run(Progress("quantize", 0, 2), Progress("quantize", 2, 2))
     assert capsys.readouterr() == ("", "")
+
+
+def test_long_work_says_where_it_stands_in_a_log(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with bars() as show:
+        for at, event in [
+            (1, Progress("quantize", 0, 30, "layers.0")),
+            (32, Progress("quantize", 1, 30, "layers.1")),
+            (60, Progress("quantize", 2, 30, "layers.2")),
+            (91, Progress("quantize", 3, 30, "layers.3")),
+            (200, Progress("evaluate", 0, 8)),
+        ]:
+            now[0] = at
+            show(event)
+    assert capsys.readouterr() == (
+        "",
+        "quantize 1 of 30 after 31 s, about 899 s left: layers.1\n"
+        "quantize 3 of 30 after 90 s, about 810 s left: layers.3\n"
+        "evaluate 0 of 8 after 0 s\n",
+    )
 
 
 def test_nothing_is_drawn_when_it_is_off(terminal):

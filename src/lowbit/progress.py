@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,12 +30,41 @@ class Progress:
 
 
 ProgressCallback = Callable[[Progress], None]
+EVERY = 30.0
+
+
+def plain_lines(every: float = EVERY) -> ProgressCallback:
+    """``quantize 3 of 30 after 95 s, about 855 s left: model.layers.3`` on standard error, for logs of long runs.
+
+    Args:
+        every: seconds between two lines at least, and before the first.
+    """
+    began: dict[str, float] = {}
+    last = time.monotonic()
+
+    def show(event: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if event.stage not in began or event.done == 0:
+            began[event.stage] = now
+        if now - last < every:
+            return
+        last = now
+        spent = now - began[event.stage]
+        left = f", about {spent / event.done * (event.total - event.done):.0f} s left" if event.done else ""
+        detail = f": {event.detail}" if event.detail else ""
+        print(f"{event.stage} {event.done} of {event.total} after {spent:.0f} s{left}{detail}", file=sys.stderr, flush=True)
+
+    return show
 
 
 @contextmanager
 def bars(enabled: bool = True) -> Iterator[ProgressCallback]:
-    """A progress bar on standard error, one line a stage, with the time left; nothing is drawn when it is no terminal."""
+    """A progress bar on standard error, one line a stage, with the time left; where it is no terminal, a plain line now and then."""
     console = Console(stderr=True)
+    if enabled and not console.is_terminal:
+        yield plain_lines()
+        return
     columns = (
         TextColumn("{task.description:24}", markup=False),
         BarColumn(bar_width=30),
@@ -43,7 +74,7 @@ def bars(enabled: bool = True) -> Iterator[ProgressCallback]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}", style="dim", markup=False),
     )
-    with rich.progress.Progress(*columns, console=console, transient=True, disable=not enabled or not console.is_terminal) as drawn:
+    with rich.progress.Progress(*columns, console=console, transient=True, disable=not enabled) as drawn:
         tasks: dict[str, rich.progress.TaskID] = {}
 
         def show(event: Progress) -> None:

@@ -283,7 +283,7 @@ def test_nan_in_the_data_names_the_layer_and_the_sequence() -> None:
         sample[0, 5] = 39 if i == 2 else 0
     with torch.no_grad():
         model.model.embed_tokens.weight[39] = float("nan")
-    message = r"model\.layers\.0\.self_attn\.q_proj, calibration sequence 2: the inputs of this layer hold \d+ NaN or Inf"
+    message = r"layer model\.layers\.0\.self_attn\.q_proj, calibration sequence 2: the inputs of this layer hold \d+ NaN or Inf"
     with pytest.raises(NonFiniteError, match=message):
         calibrated(model, samples)
 

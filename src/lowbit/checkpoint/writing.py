@@ -89,7 +89,7 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         room = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise OutputError(f"{str(path)!r} cannot be written: {room}; what was finished before it stays") from error
+        raise OutputError(f"{str(path)!r} cannot be written: {room}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -215,7 +215,7 @@ def _collect(made: Plan, unit: Unit, passes: Passes, first: str) -> tuple[dict[s
                 statistic.update(x, reference=reference)
             except NonFiniteError as error:
                 where = f"{unit.name}.{first}" if unit.name else first
-                raise NonFiniteError(f"{where}, calibration sequence {i}: {error}") from error
+                raise NonFiniteError(f"layer {where}, calibration sequence {i}: {error}") from error
         tokens += len(x)
     return {name: s.value() for name, s in statistics.items()}, tokens, ""
 
