@@ -26,7 +26,7 @@ from lowbit.progress import bars
 from lowbit.quantizers.spec import text as spec_text
 from lowbit.recipes.calibrate import Finished, merged
 from lowbit.recipes.calibration_data import calibration_source
-from lowbit.recipes.memory import give_back_freed, need, spill_under
+from lowbit.recipes.memory import give_back_freed, room
 from lowbit.recipes.plan import Plan, check_finite, plan
 from lowbit.recipes.restartable import check_enterable, quantize_restartably, unfinished
 from lowbit.sizes import size
@@ -87,17 +87,10 @@ def run(
     opened = open_model(model, device, dtype) if limit is None else Streamed.open(model, named_dtype(dtype or "float32"))
     made = plan(opened.module, weights, method, activations=activations, override=special, **patterns)
     source = calibration_source(opened, [method], calibrate or (), sequences, length)
-    spill, room, peak = False, None, made.peak_nbytes
-    if limit is not None:
-        hidden = int(opened.module.config.get_text_config().hidden_size)  # type: ignore[union-attr, operator]
-        needed = need(opened.module, made, len(source.samples), length, hidden, streamed=True)
-        spill = spill_under(limit, needed)
-        peak = needed.total(spill)
-        room = (limit - peak) // 2
-        shard_bytes = min(shard_bytes, limit // 8)  # what waits for its shard to be full is in memory
-    else:
+    space = room(opened.module, made, len(source.samples), length, shard_bytes, limit)
+    if limit is None:
         check_finite(made.layers)
-    console.print(_plan_table(made, peak)) if dry_run else print(_summary(made))
+    console.print(_plan_table(made, space.peak)) if dry_run else print(_summary(made))
     for name, reason in left_alone(opened.module, **patterns).items():
         print(f"note: {name} stays as it is: {reason}")
     if output is None or dry_run:
@@ -108,7 +101,7 @@ def run(
         before = evaluate(opened, texts, keep_reference=True, progress=progress, **options) if texts else None
         with unfinished(output):
             manifest, done = quantize_restartably(
-                opened, made, output, source, seed=seed, shard_bytes=shard_bytes, progress=progress, spill=spill, room=room
+                opened, made, output, source, seed=seed, shard_bytes=space.shard, progress=progress, spill=space.spill, room=space.kept
             )
         reference = None if before is None else before.reference
         keep_dense(opened.module, None)  # what is measured multiplies as the checkpoint will when it is loaded

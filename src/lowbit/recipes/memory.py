@@ -29,7 +29,6 @@ class Need:
         statistics: matrices of the largest layer and their factorization.
         work: copies of the largest layer's weight while it is solved.
         hidden: hidden states of all sequences, of every stream.
-        streamed: whether blocks are brought in one at a time; otherwise ``now`` holds the model.
     """
 
     now: int
@@ -43,8 +42,40 @@ class Need:
         return self.now + self.block + max(self.statistics, self.work) + (0 if spilled else self.hidden)
 
 
-def need(module: nn.Module, made: Plan, sequences: int, length: int, hidden_size: int, *, streamed: bool) -> Need:
-    """An upper estimate for a run of the calibrated recipe, in bytes."""
+@dataclass(frozen=True)
+class Room:
+    """How a run is held to what there is.
+
+    Args:
+        peak: bytes held at the most, about.
+        spill: hidden states go to files.
+        kept: bytes for results inside a block that save running it again; None leaves it to what the system has left.
+        shard: bytes of a shard, which waits in memory until it is full.
+    """
+
+    peak: int
+    spill: bool
+    kept: int | None
+    shard: int
+
+
+def room(module: nn.Module, made: Plan, sequences: int, length: int, shard: int, limit: int | None) -> Room:
+    """Where the bytes of a run go, of a streamed model within ``limit`` bytes or of one in memory without a limit.
+
+    Raises:
+        UnsupportedError: the limit is too little; says what is needed.
+    """
+    needed = need(module, made, sequences, length, streamed=limit is not None)
+    if limit is None:
+        return Room(max(made.peak_nbytes, needed.total(spilled=False) if made.solver.needs else 0), False, None, shard)
+    spill = spill_under(limit, needed)
+    peak = needed.total(spill)
+    return Room(peak, spill, (limit - peak) // 2, min(shard, limit // 8))
+
+
+def need(module: nn.Module, made: Plan, sequences: int, length: int, *, streamed: bool) -> Need:
+    """An upper estimate for a run of the calibrated recipe, in bytes; ``streamed`` models have one block in memory at a time."""
+    hidden_size = next((m.embedding_dim for m in module.modules() if isinstance(m, nn.Embedding)), 0)
     blocks = block_names(module)
     largest = max((sum(p.numel() for p in module.get_submodule(b).parameters()) for b in blocks), default=0)
     widest = max(p.shape[1] for p in made.layers)
