@@ -128,7 +128,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, error):
 @pytest.mark.parametrize(
     "error, message",
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "cannot be written: the disk is full; what was finished before it stays"),
+        (OSError(errno.ENOSPC, "No space left on device"), "cannot be written: the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied"), "cannot be written: Permission denied"),
     ],
 )
