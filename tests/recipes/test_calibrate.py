@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lowbit.errors import DataError, NonFiniteError, UnsupportedError
+from lowbit.errors import NonFiniteError, UnsupportedError
 from lowbit.models.llama import Llama, LlamaConfig
 from lowbit.philox import Key
 from lowbit.progress import Progress
@@ -173,30 +173,6 @@ def test_the_model_sees_one_sequence_at_a_time(solver: str) -> None:
             layer.register_forward_pre_hook(lambda m, args: batches.add(args[0].shape[0]))
     calibrated(model, sequences(), solver)
     assert batches == {1}
-
-
-@pytest.mark.parametrize("solver", ["gptq", "qep"])
-@pytest.mark.parametrize("named", [False, True])
-def test_the_batches_of_a_loader_change_no_byte(solver: str, named: bool) -> None:
-    samples, found = torch.cat(sequences(16)), []
-    for batch in (1, 8, 5):
-        model = llama()
-        parts: list[Any] = list(samples.split(batch))
-        source = (
-            Source.from_batches(({"ids": part} for part in parts), lambda one: model(one["ids"]))  # noqa: B023
-            if named
-            else Source.from_batches(parts, model)
-        )
-        list(calibrate(model, plan(model, "int4 g32", solver), source))
-        found.append(model.state_dict())
-    assert all(torch.equal(v, other[k]) for other in found[1:] for k, v in found[0].items())
-
-
-def test_tensors_of_a_batch_that_do_not_belong_together() -> None:
-    with pytest.raises(DataError, match="hold 3 and 4 sequences"):
-        Source.from_batches([(torch.zeros(4, 2), torch.zeros(3, 2))], print)
-    with pytest.raises(DataError, match="no sequences"):
-        Source.from_batches([{}], print)
 
 
 def test_layers_with_one_input_are_collected_once(monkeypatch: pytest.MonkeyPatch) -> None:
