@@ -115,6 +115,21 @@ LB_INLINE uint32_t largest_lane(U x) {
 #endif
 }
 
+// lanes of 16 bits to p, a multiple of their size, without filling the caches
+LB_INLINE void stream(uint16_t* p, H x) {
+#if defined(__AVX512F__)
+  _mm256_stream_si256((__m256i*)p, (__m256i)x);
+#elif defined(__AVX__)
+  _mm_stream_si128((__m128i*)p, (__m128i)x);
+#elif defined(__SSE2__) && defined(__x86_64__)
+  long long word;
+  __builtin_memcpy(&word, &x, 8);
+  _mm_stream_si64((long long*)p, word);
+#else
+  *(HLoose*)p = x;
+#endif
+}
+
 // n floats to p without filling the caches; p is a multiple of 64 bytes, n of LANES
 LB_INLINE void stream(float* p, const float* from, size_t n) {
 #if defined(__AVX512F__)

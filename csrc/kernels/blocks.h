@@ -153,28 +153,24 @@ static void codes_by(const Codec& c, const Units& u, const float* x, Code* out, 
 }
 
 template <class Code>
-LB_INLINE bool codes_by_arithmetic(const Codec& c, const Units& u, const float* x, Code* out, size_t n, size_t width, const uint32_t* noise) {
+LB_INLINE void codes_to(const Codec& c, const Units& u, const float* x, Code* out, size_t n, size_t width, const uint32_t* noise) {
   const bool up = c.stochastic;
   switch (c.code_method) {
-    case FIXED: return codes_by<Fixed>(c, u, x, out, n, width, noise), true;
-    case FLOAT: return (up ? codes_by<Float<true>, Code> : codes_by<Float<false>, Code>)(c, u, x, out, n, width, noise), true;
-    case WIDE: return (up ? codes_by<Wide<true>, Code> : codes_by<Wide<false>, Code>)(c, u, x, out, n, width, noise), true;
-    default: return false;
+    case FIXED: return codes_by<Fixed>(c, u, x, out, n, width, noise);
+    case FLOAT: return (up ? codes_by<Float<true>, Code> : codes_by<Float<false>, Code>)(c, u, x, out, n, width, noise);
+    case WIDE: return (up ? codes_by<Wide<true>, Code> : codes_by<Wide<false>, Code>)(c, u, x, out, n, width, noise);
+    case LOOKUP: return (up ? codes_by<Table<BucketRank, true>, Code> : codes_by<Table<BucketRank, false>, Code>)(c, u, x, out, n, width, noise);
+    case SEARCH: return (up ? codes_by<Table<SearchRank, true>, Code> : codes_by<Table<SearchRank, false>, Code>)(c, u, x, out, n, width, noise);
+    default: return (up ? codes_by<Table<ShortRank, true>, Code> : codes_by<Table<ShortRank, false>, Code>)(c, u, x, out, n, width, noise);
   }
 }
 
 static void codes8(const Codec& c, const Units& u, const float* x, uint8_t* out, size_t n, size_t width, const uint32_t* noise) {
-  if (codes_by_arithmetic(c, u, x, out, n, width, noise)) return;
-  const bool up = c.stochastic;
-  switch (c.code_method) {
-    case LOOKUP: return (up ? codes_by<Table<BucketRank, true>, uint8_t> : codes_by<Table<BucketRank, false>, uint8_t>)(c, u, x, out, n, width, noise);
-    case SEARCH: return (up ? codes_by<Table<SearchRank, true>, uint8_t> : codes_by<Table<SearchRank, false>, uint8_t>)(c, u, x, out, n, width, noise);
-    default: return (up ? codes_by<Table<ShortRank, true>, uint8_t> : codes_by<Table<ShortRank, false>, uint8_t>)(c, u, x, out, n, width, noise);
-  }
+  codes_to(c, u, x, out, n, width, noise);
 }
 
 static void codes32(const Codec& c, const Units& u, const float* x, int32_t* out, size_t n, size_t width, const uint32_t* noise) {
-  codes_by_arithmetic(c, u, x, out, n, width, noise);
+  codes_to(c, u, x, out, n, width, noise);
 }
 
 struct FromCodes8 {

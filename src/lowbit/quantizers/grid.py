@@ -79,10 +79,14 @@ class Grid:
         """One value a block of everything beside the format, or why there is none."""
         if self.table is not None or self.order is not None:
             return "blocks have tables of their own" if self.order is None else "the columns are in another order"
-        if self.offset is not None and self.offset_blocks not in (None, self.blocks):
+        whole = self.offset_blocks is not None and self.offset_blocks.size is None
+        if self.offset is not None and self.offset_blocks not in (None, self.blocks) and not whole:
             return f"offsets have blocks of their own, {self.offset_blocks}"
         values = (self.scale, self.zero, self.offset, self.negative, self.inverse)
-        return Units(*(None if v is None else dense(v) for v in values))
+        found = Units(*(None if v is None else dense(v) for v in values))
+        if not whole or found.offset is None:
+            return found
+        return found._replace(offset=found.offset.expand(self.blocks.counts(self.shape)))
 
     def choose(self, x: Tensor, rounding: Rounding = nearest_even, noise: Tensor | None = None) -> QTensor:
         """The codes of x.

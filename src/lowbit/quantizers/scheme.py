@@ -14,7 +14,7 @@ from torch import Tensor
 from lowbit.blocks import Blocks
 from lowbit.errors import CheckpointError, UnsupportedError
 from lowbit.formats.format import Format, Overflow
-from lowbit.kernels.grid_spec import GridSpec
+from lowbit.kernels.grid_spec import GridSpec, Scales
 from lowbit.kernels.op import QUANTIZE, SCALES
 from lowbit.packing import packed_nbytes, unpack
 from lowbit.quantizers.grid import Grid, QTensor, table_bits, unpack_codes, unpack_plain
@@ -67,10 +67,10 @@ class Scheme(Quantizer):
         self.blocks.axes(shape)
         if self.scaling is None:
             return bare
-        kernel = SCALES.kernel(x, self.lowered) if isinstance(self.lowered, GridSpec) else None
+        told = self._told(importance, outer)
+        kernel = SCALES.kernel(x, told) if isinstance(told, GridSpec) else None
         if kernel is not None:
-            scale, zero = kernel.run(x, self.lowered)
-            return self._store([Affine(scale, zero=zero)], bare, outer)[0]
+            return self._grid(kernel.run(x, told), bare, outer)
         base, means, mean = x, None, None
         if self.center is not None:
             means = _block_means(self.center, x)
@@ -84,6 +84,22 @@ class Scheme(Quantizer):
         if mean is not None:
             grids = [replace(g, offset=mean, offset_blocks=self.center) for g in grids]
         return grids[0] if len(grids) == 1 else self._best(grids, x, weights)
+
+    def _told(self, importance: Tensor | None, outer: Grid | None = None) -> GridSpec | str:
+        """What kernels are told: candidates are compared by plain errors and with scales that are stored afresh."""
+        spec = self.lowered
+        if isinstance(spec, GridSpec) and spec.candidates and (importance is not None or outer is not None):
+            return "errors of candidates are weighed" if outer is None else "candidates are compared under scales that are frozen"
+        return spec
+
+    def _grid(self, found: Scales, bare: Grid, outer: Grid | None) -> Grid:
+        """The grid of what a kernel found; of candidates it gives the largest magnitudes and which were chosen."""
+        if found.chosen is None:
+            return self._store([Affine(found.scale, zero=found.zero, negative=found.negative)], bare, outer)[0]
+        assert self.scaling is not None
+        ways = self.scaling(found.scale.unsqueeze(-1), self.format)
+        assert isinstance(ways, list)
+        return _mix(self._store(ways, bare, outer), found.chosen)
 
     def _store(self, candidates: list[Affine], bare: Grid, outer: Grid | None) -> list[Grid]:
         """Candidates with their scales as they will be stored; all share the outer levels, fitted to the largest candidate."""
@@ -129,12 +145,13 @@ class Scheme(Quantizer):
         """The codes of x on its grid."""
         if self.rounding.noisy and noise is None:
             raise UnsupportedError(f"{self.rounding.name} rounding needs noise; pass noise=lowbit.philox.noise(Key(seed), x.shape)")
-        kernel = QUANTIZE.kernel(x, self.lowered, noise)
+        told = self._told(importance)
+        kernel = QUANTIZE.kernel(x, told, noise)
         if kernel is None:
             return self.grid(x, importance).choose(x, self.rounding, noise)
-        codes, scale, zero = kernel.run(x, self.lowered, noise)
+        codes, found = kernel.run(x, told, noise)
         grid = Grid(self.format, self.blocks, tuple(x.shape), overflow=self.overflow)
-        return QTensor(codes, grid if scale is None else self._store([Affine(scale, zero=zero)], grid, None)[0])
+        return QTensor(codes, grid if found is None else self._grid(found, grid, None))
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of a packed tensor of this shape: codes, scales of every level, zeros, offsets, table numbers."""
