@@ -63,15 +63,32 @@ class Scheme(Quantizer):
         """
         x = x if x.dtype == torch.float64 else x.float()
         shape = tuple(x.shape)
-        bare = Grid(self.format, self.blocks, shape, overflow=self.overflow)
-        self.blocks.axes(shape)
+        bare = self._bare(shape)
         if self.scaling is None:
             return bare
         told = self._told(importance, outer)
         kernel = SCALES.kernel(x, told) if isinstance(told, GridSpec) else None
         if kernel is not None:
             return self._grid(kernel.run(x, told), bare, outer)
-        base, means, mean = x, None, None
+        grids = self.grids(x, importance, outer)
+        weights = None if importance is None else self.blocks.split(importance.expand(shape).float())
+        return grids[0] if len(grids) == 1 else self._best(grids, x, weights)
+
+    def _bare(self, shape: tuple[int, ...]) -> Grid:
+        self.blocks.axes(shape)
+        return Grid(self.format, self.blocks, shape, overflow=self.overflow)
+
+    def grids(self, x: Tensor, importance: Tensor | None = None, outer: Grid | None = None) -> list[Grid]:
+        """The grid of every candidate that the rule offers, one where it offers no choice.
+
+        Raises:
+            ShapeError: the blocks do not divide the tensor.
+        """
+        shape = tuple(x.shape)
+        bare = self._bare(shape)
+        if self.scaling is None:
+            return [bare]
+        base, mean = x, None
         if self.center is not None:
             means = _block_means(self.center, x)
             mean = means if self.offset_quantizer is None else self.offset_quantizer.quantize(means)
@@ -81,9 +98,7 @@ class Scheme(Quantizer):
         found = self.scaling(blocks, self.format, weights)
         candidates = found if isinstance(found, list) else [found]
         grids = self._store(candidates, bare, outer)
-        if mean is not None:
-            grids = [replace(g, offset=mean, offset_blocks=self.center) for g in grids]
-        return grids[0] if len(grids) == 1 else self._best(grids, x, weights)
+        return grids if mean is None else [replace(g, offset=mean, offset_blocks=self.center) for g in grids]
 
     def _told(self, importance: Tensor | None, outer: Grid | None = None) -> GridSpec | str:
         """What kernels are told: candidates are compared by plain errors and with scales that are stored afresh."""
@@ -99,7 +114,7 @@ class Scheme(Quantizer):
         assert self.scaling is not None
         ways = self.scaling(found.scale.unsqueeze(-1), self.format)
         assert isinstance(ways, list)
-        return _mix(self._store(ways, bare, outer), found.chosen)
+        return mixed(self._store(ways, bare, outer), found.chosen)
 
     def _store(self, candidates: list[Affine], bare: Grid, outer: Grid | None) -> list[Grid]:
         """Candidates with their scales as they will be stored; all share the outer levels, fitted to the largest candidate."""
@@ -139,7 +154,7 @@ class Scheme(Quantizer):
                 better = total < least
                 least, chosen = torch.where(better, total, least), chosen.masked_fill(better, k)
         assert chosen is not None
-        return _mix(grids, chosen)
+        return mixed(grids, chosen)
 
     def quantize(self, x: Tensor, importance: Tensor | None = None, noise: Tensor | None = None) -> QTensor:
         """The codes of x on its grid."""
@@ -229,7 +244,7 @@ def _block_means(blocks: Blocks, x: Tensor) -> Tensor:
     return (fixed_sum(blocks.split(x)) / count.clamp(min=1)).float()
 
 
-def _mix(grids: list[Grid], chosen: Tensor) -> Grid:
+def mixed(grids: list[Grid], chosen: Tensor) -> Grid:
     """Block by block the parts of the chosen grid; nested levels are shared, so mixing their codes is exact."""
 
     def pick(values: list[Tensor | QTensor | None]) -> Tensor | QTensor | None:
