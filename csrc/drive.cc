@@ -13,7 +13,7 @@
 namespace lowbit {
 namespace {
 
-constexpr size_t RUN = 4096;           // numbers handled at a time; two buffers of them fit the first-level cache
+constexpr size_t RUN = 1024;           // numbers handled at a time; the buffers of them fit the first-level cache
 constexpr size_t TASK = 1 << 15;       // numbers of a task, about
 constexpr size_t STREAMED = 1 << 22;   // from so many results on the caches are left alone
 

@@ -161,9 +161,7 @@ def flushed(name: str, fmt: TableFormat, mantissa: int) -> FlushedFormat:
     return FlushedFormat(name, values, reserved=frozenset(code for code, small in enumerate(tiny) if small))
 
 
-NAME = re.compile(
-    r"(?P<unsigned>u?)e(?P<E>\d+)m(?P<M>\d+)(?:b(?P<bias>-?\d+(?:\.\d+)?))?(?P<specials>fnuz|fn|f|)(?P<flush>(?:_ftz)?)"
-)
+NAME = re.compile(r"(?P<unsigned>u?)e(?P<E>\d+)m(?P<M>\d+)(?:b(?P<bias>-?\d+(?:\.\d+)?))?(?P<specials>fnuz|fn|f|)(?P<flush>(?:_ftz)?)")
 
 
 @register("format family", "eXmY", POWER)

@@ -20,8 +20,6 @@ DONG = Source(
 )
 
 bct8, bct4 = (
-    register("quantizer", f"bct{bits}", DONG)(
-        Scheme(INTEGERS[f"int{bits}"], Blocks((64,)), rceil, scale_quantizer=cast(float8_e8m0fnu))
-    )
+    register("quantizer", f"bct{bits}", DONG)(Scheme(INTEGERS[f"int{bits}"], Blocks((64,)), rceil, scale_quantizer=cast(float8_e8m0fnu)))
     for bits in (8, 4)
 )

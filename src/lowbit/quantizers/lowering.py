@@ -79,7 +79,9 @@ def candidates_of(scheme: Scheme) -> tuple[Candidate, ...] | str:
     if type(rule) not in (MSE, FourOverSix) and (tables == 1 or type(rule) is not Absmax):
         return ()
     if type(fmt) is not TableFormat:
-        return f"{fmt.name} may encode otherwise than by its table" if isinstance(fmt, TableFormat) else f"{fmt.name} is not given by a table"
+        return (
+            f"{fmt.name} may encode otherwise than by its table" if isinstance(fmt, TableFormat) else f"{fmt.name} is not given by a table"
+        )
     if scheme.rounding is not nearest_even:
         return f"candidates are compared after rounding to nearest even, {scheme.rounding.name} is used later"
     ways = [numbers_of(fmt.alone(k) if tables > 1 else fmt, nearest_even, scheme.overflow) for k in range(tables)]

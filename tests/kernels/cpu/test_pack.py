@@ -14,7 +14,9 @@ from lowbit.packing import pack, unpack
 @pytest.mark.parametrize("bits", range(1, 17))
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 65535, 65536 * 3 + 5])
 def test_the_bytes_are_those_of_the_reference(bits: int, count: int, cpu: Any, threads: Any) -> None:
-    codes = torch.randint(0, 1 << bits, (count,), generator=torch.Generator().manual_seed(bits)).to(torch.uint8 if bits <= 8 else torch.int32)
+    codes = torch.randint(0, 1 << bits, (count,), generator=torch.Generator().manual_seed(bits)).to(
+        torch.uint8 if bits <= 8 else torch.int32
+    )
     data = pack(codes, bits)
     with backend("cpu"), threads(2):
         for target in cpu.targets():
