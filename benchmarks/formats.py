@@ -232,8 +232,8 @@ def missing(rows: list[list[str]]) -> str:
         '**dint-aqas.** "Both 0.0112 with MSE-optimal clipping" cannot be said of one way of clipping: '
         + "; ".join(f"{name} {value}" for name, value in clips.items())
         + ". Taken alike dINT loses 6 to 8 % less than INT4 both ways, many standard deviations of the sample. With one scale for the "
-        f"whole distribution they lose {whole_clip('int4_narrow')} and {whole_clip('dint4')}. The record's two figures are those of two ways; "
-        "neither definition is in doubt, as the figures without clipping and the shares of zeros agree."
+        f"whole distribution they lose {whole_clip('int4_narrow')} and {whole_clip('dint4')}. The record's two figures are those of two "
+        "ways; neither definition is in doubt, as the figures without clipping and the shares of zeros agree."
     )
 
 

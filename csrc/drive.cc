@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <vector>
 
+#include "block_sums.h"
 #include "select.h"
 #include "threads.h"
 
@@ -156,8 +155,6 @@ Layout flattened(const Layout& l) {
   return l.block_rows == 1 && l.columns % l.block_columns == 0 ? Layout{1, 1, l.numel(), 1, l.block_columns} : l;
 }
 
-size_t up(size_t a, size_t b) { return (a + b - 1) / b; }
-
 // Tasks are strips of block_rows rows, cut into ranges of columns.
 struct Strips {
   Layout l;
@@ -205,45 +202,6 @@ void measure_row(const Target& t, const Job& job, size_t start, size_t first, si
   }
 }
 
-// of n numbers, v is overwritten
-double total(const Target& t, std::vector<double>& v, size_t n) {
-  v.resize(up(n, PIECE) * PIECE);  // a fold fills up to a power of two
-  for (; n > PIECE; n = up(n, PIECE))
-    for (size_t k = 0; k < up(n, PIECE); k++) v[k] = t.fold(&v[k * PIECE], std::min(PIECE, n - k * PIECE));
-  return t.fold(v.data(), n);
-}
-
-float mean_scale(const ScaleRule& r, double sum, size_t width) {
-  const double mean = sum / (double)width;
-  if (!std::isfinite(mean)) return std::numeric_limits<float>::quiet_NaN();
-  return (float)std::min(r.factor * mean, (double)std::numeric_limits<float>::max());
-}
-
-// Sums over blocks of `width` numbers, of which the runs that come begin at a block or a multiple of PIECE from its begin.
-struct BlockSums {
-  const Target& t;
-  size_t width, per_block;
-  std::vector<double>& pieces;
-  BlockSums(const Target& target, size_t block_width, size_t count)
-      : t(target), width(block_width), per_block(up(block_width, PIECE)), pieces(buffers().pieces) {
-    pieces.assign(count * per_block, 0.0);
-  }
-  // numbers from..from + n - 1, counted from the first block
-  void add(const float* x, const float* y, size_t from, size_t n) {
-    if (width <= PIECE) return t.sums(x, y, n, width, &pieces[from / width]);
-    for (size_t m; n; x += m, y += y ? m : 0, from += m, n -= m) {
-      const size_t inside = from % width;
-      m = std::min(n, width - inside);
-      t.sums(x, y, m, PIECE, &pieces[from / width * per_block + inside / PIECE]);
-    }
-  }
-  double sum(size_t block) const {
-    if (per_block == 1) return pieces[block];
-    std::vector<double> own(pieces.begin() + block * per_block, pieces.begin() + (block + 1) * per_block);
-    return total(t, own, per_block);
-  }
-};
-
 // the unit of scales
 Units scale_units(const Job& job) { return {job.scale_unit, nullptr, nullptr, nullptr, nullptr}; }
 
@@ -254,7 +212,10 @@ void store_scales(const Target& t, const Job& job, const float* scale, float* st
     std::memcpy(stored, scale, 4 * count);
 }
 
-bool ranged(const ScaleRule& r) { return r.rule == MINMAX || r.rule == SIGN_SPLIT; }
+bool ranged(const ScaleRule& r) { return r.rule == MINMAX || r.rule == SIGN_SPLIT || r.rule == EXTREMES; }
+
+// where a range begins that grows: at zero, which belongs to every range but that of the extremes
+float first_low(const ScaleRule& r) { return r.rule == EXTREMES ? std::numeric_limits<float>::infinity() : 0.0f; }
 
 // Scales of `count` blocks from what was measured: as the rule gives them to the job's outputs, as stored to `stored` and `second`.
 void find_scales(const Target& t, const Job& job, size_t block, size_t count, const uint32_t* most, const float* low, const float* high,
@@ -296,7 +257,7 @@ void choose(const Target& t, const Job& job, size_t start, size_t n, size_t widt
     t.scales(rule, b.most, nullptr, nullptr, b.scale, nullptr, count);
     for (size_t i = 0; i < count; i++) b.scale[i] *= one.share;
     store_scales(t, job, b.scale, b.trial, count);
-    BlockSums sums(t, width, count);
+    BlockSums sums(t, width, count, b.pieces);
     each_run(Deviate{t, job, *one.codec, start, sums}, {b.trial, nullptr, nullptr, nullptr, nullptr}, start, 0, n, width);
     for (size_t i = 0; i < count; i++) {
       const double error = sums.sum(i);
@@ -318,7 +279,7 @@ void with_own_blocks(const Target& t, const Job& job, const Encode& step) {
       for (size_t c = first; c < last; c += group) {
         const size_t end = std::min(last, c + group), count = up(end - c, width), block = first_block + c / width;
         if (job.rule.rule == ABSMEAN) {
-          BlockSums sums(t, width, count);
+          BlockSums sums(t, width, count, b.pieces);
           for (size_t at = c; at < end; at += RUN) {
             const size_t n = std::min(RUN, end - at);
             sums.add(source(t, job.x, job.x_type, start + at, n), nullptr, at - c, n);
@@ -329,8 +290,8 @@ void with_own_blocks(const Target& t, const Job& job, const Encode& step) {
           float *low = nullptr, *high = nullptr;
           if (ranged(job.rule)) {
             low = b.low, high = b.high;
-            std::memset(low, 0, 4 * count);
-            std::memset(high, 0, 4 * count);
+            std::fill(low, low + count, first_low(job.rule));
+            std::fill(high, high + count, -first_low(job.rule));
           }
           for (size_t r = 0; r < rows; r++) measure_row(t, job, start + r * s.l.columns, c, end, width, b.most, low, high);
         }
@@ -375,7 +336,8 @@ void with_long_blocks(const Target& t, const Job& job, const Encode& step) {
   const bool range = ranged(job.rule), mean = job.rule.rule == ABSMEAN;
   const size_t sums = mean ? up(l.block_columns, PIECE) : 0;
   std::vector<uint32_t> most(count * pieces);
-  std::vector<float> low(count * pieces), high(count * pieces), scale(count), stored(count), second(count);
+  std::vector<float> low(count * pieces, first_low(job.rule)), high(count * pieces, -first_low(job.rule));
+  std::vector<float> scale(count), stored(count), second(count);
   std::vector<double> sum(count * sums);
   parallel(count * pieces, job.threads, [&](size_t k) {
     fresh_buffers();

@@ -52,7 +52,7 @@ struct Units {
   const float *scale, *zero, *offset, *negative, *inverse;
 };
 
-enum Rule : int32_t { NO_RULE = 0, GIVEN = 1, ABSMAX = 2, POWER_OF_TWO = 3, MINMAX = 4, HIFLOAT4 = 5, SIGN_SPLIT = 6, ABSMEAN = 7 };
+enum Rule : int32_t { NO_RULE = 0, GIVEN = 1, ABSMAX = 2, POWER_OF_TWO = 3, MINMAX = 4, HIFLOAT4 = 5, SIGN_SPLIT = 6, ABSMEAN = 7, EXTREMES = 8 };
 
 struct ScaleRule {
   int32_t rule;
@@ -79,7 +79,7 @@ constexpr size_t PIECE = 1024;  // numbers that are summed at a time, see kernel
   X(decode32, bool, (const float* table, uint32_t count, const Units& u, const int32_t* codes, float* out, size_t n, size_t width)) \
   /* `most` holds bits of magnitudes, `low` and `high` are null or the range; results are merged with what is there */      \
   X(measure, void, (const float* x, size_t n, size_t width, uint32_t* most, float* low, float* high))                       \
-  /* `second` receives zero points (MINMAX) or the scales of negative numbers (SIGN_SPLIT) */                               \
+  /* `second` receives zero points (MINMAX), scales of negative numbers (SIGN_SPLIT) or the smallest numbers (EXTREMES) */  \
   X(scales, void, (const ScaleRule& r, const uint32_t* most, const float* low, const float* high, float* scale, float* second, size_t n)) \
   /* of blocks of `width` <= PIECE numbers the sums of |x|, or with y those of (y - x)^2 */                                 \
   X(sums, void, (const float* x, const float* y, size_t n, size_t width, double* out))                                      \

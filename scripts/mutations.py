@@ -51,6 +51,8 @@ class Mutation:
     tests: tuple[str, ...]
 
 
+SAME_BITS = "kernels/cpu/test_fake_quantize.py::test_every_target_and_number_of_threads_has_the_bits_of_the_reference"
+
 MUTATIONS = (
     Mutation(
         "ties away from zero instead of to even",
@@ -254,13 +256,13 @@ MUTATIONS = (
         "the scale of the tensor's largest magnitude is taken for the largest scale of a range",
         "kernels/grid_spec.py",
         (('MONOTONE = ("absmax", "power_of_two")', 'MONOTONE = ("absmax", "power_of_two", "minmax")'),),
-        ("kernels/cpu/test_fake_quantize.py::test_every_target_and_number_of_threads_has_the_bits_of_the_reference",),
+        (f"{SAME_BITS}[int4 g32 asym scale=(float8_e4m3fn tensor)]",),
     ),
     Mutation(
         "four over six is told to kernels as six alone",
         "quantizers/lowering.py",
         (("tops = [(0, rule.high), (0, rule.low)]", "tops = [(0, rule.high), (0, rule.high)]"),),
-        ("kernels/cpu/test_fake_quantize.py::test_every_target_and_number_of_threads_has_the_bits_of_the_reference",),
+        (f"{SAME_BITS}[nvfp4_four_over_six]",),
     ),
     Mutation(
         "numbers below the smallest normal one are rounded, not flushed",

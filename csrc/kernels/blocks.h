@@ -39,8 +39,8 @@ LB_INLINE F quotient(F x, const Unit& one) {
 #if defined(__FMA__)
   if (one.quick && within(bits_of(x) & MAGNITUDE, one_bits(0x1p-64f), one_bits(0x1p64f))) {
     F q = x * one.reciprocal;
-    q = fused(minus_fused(q, one.scale, x), one.reciprocal, q);
-    q = fused(minus_fused(q, one.scale, x), one.reciprocal, q);
+    q = product_plus(minus_product(q, one.scale, x), one.reciprocal, q);
+    q = product_plus(minus_product(q, one.scale, x), one.reciprocal, q);
     return float_of(bits_of(q) | (bits_of(x) & SIGN));  // a zero keeps its sign
   }
 #endif

@@ -48,6 +48,8 @@ static void measure(const float* x, size_t n, size_t width, uint32_t* most, floa
     U m = {}, other = {};
     F l = {}, h = {};
     if (low) {
+      l = all(low[block]);
+      h = all(high[block]);
       for (; i + LANES <= end; i += LANES) {
         const F v = load(x + i);
         m = larger(m, bits_of(v) & MAGNITUDE);
@@ -126,6 +128,9 @@ LB_INLINE void lanes_of_scales(const ScaleRule& r, const uint32_t* most, const f
     s = held(load(high) / r.high + 0.0f);
     const U negative = held(load(low) / r.low + 0.0f);
     store((uint32_t*)second, select(a >= all(INFINITE), all(QUIET_NAN), negative));
+  } else if (r.rule == EXTREMES) {
+    s = bits_of(load(high));
+    store(second, load(low));
   } else {
     s = held(float_of(a) / r.top);
   }

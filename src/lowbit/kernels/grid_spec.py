@@ -46,6 +46,7 @@ class ScaleRule:
 
     Args:
         kind: ``none`` is a plain cast, ``hifloat4`` three levels of scales for 64 numbers. A rule that has ``candidates`` is absmax.
+            ``extremes`` measures the smallest and largest number of a block, of which ``units`` makes everything else.
         top: absmax: what the largest magnitude is mapped to. hifloat4: 1/7 in bfloat16.
         top_exponent: power_of_two: floor(log2) of the format's largest number.
         threshold: power_of_two: 23-bit mantissas of the maximum from here on take the next power of two.
@@ -53,7 +54,7 @@ class ScaleRule:
         factor: absmean: of the mean magnitude.
     """
 
-    kind: Literal["none", "absmax", "power_of_two", "minmax", "hifloat4", "sign_split", "absmean"] = "none"
+    kind: Literal["none", "absmax", "power_of_two", "minmax", "hifloat4", "sign_split", "absmean", "extremes"] = "none"
     top: float = 1.0
     top_exponent: int = 0
     threshold: int = 1 << 24
@@ -79,6 +80,7 @@ class GridSpec:
             record says is a function from scales to stored scales.
         candidates: ways of which each block keeps the one with the least squared error as stored, of equals the first; `numbers` and
             the rule's top are then not used.
+        units: from the smallest and largest number of each block to what moves its numbers.
     """
 
     numbers: Numbers
@@ -86,6 +88,7 @@ class GridSpec:
     rule: ScaleRule
     scale: Numbers | GridSpec | Callable[[Tensor], Tensor] | None = None
     candidates: tuple[Candidate, ...] = ()
+    units: Callable[[Tensor, Tensor], Units] | None = None
 
     @property
     def under_one(self) -> GridSpec | None:
@@ -107,13 +110,15 @@ class Scales(NamedTuple):
         all     ``blocks.counts(shape)``; None where the rule has none
 
     Args:
-        scale: of candidates the largest magnitude.
+        scale: of candidates the largest magnitude, of extremes the largest number; NaN where a number is not finite.
+        low: the smallest number.
         chosen: which candidate the block keeps, int64.
     """
 
     scale: Tensor
     zero: Tensor | None = None
     negative: Tensor | None = None
+    low: Tensor | None = None
     chosen: Tensor | None = None
 
 

@@ -59,7 +59,7 @@ class GGMLBlocks(Quantizer):
     def lowered(self) -> GridSpec | str:
         """What kernels are told, or why they cannot be told."""
         if self.shift is not None:
-            return f"{self.name} takes the integer part of x / d + {self.shift:g}, as ggml does"
+            return f"{self.name} takes the integer part of (x - min) / d + {self.shift:g}, with d and min before they are stored"
         return self.scheme.lowered
 
     def grid(self, x: Tensor, importance: Tensor | None = None, outer: Grid | None = None) -> Grid:

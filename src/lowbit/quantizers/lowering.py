@@ -46,6 +46,8 @@ def lowered(scheme: Scheme) -> GridSpec | str:
         return GridSpec(numbers, scheme.blocks, ScaleRule())
     rule = ScaleRule("absmax") if candidates else rule_of(scheme.scaling, scheme.format)
     if isinstance(rule, str):
+        if getattr(scheme.scaling, "extremes", False):
+            return GridSpec(numbers, scheme.blocks, ScaleRule("extremes"), units=scheme.units)
         return rule
     stored = scheme.scale_quantizer
     if stored is None:
@@ -78,10 +80,8 @@ def candidates_of(scheme: Scheme) -> tuple[Candidate, ...] | str:
     tables = len(getattr(fmt, "alternatives", ())) + 1
     if type(rule) not in (MSE, FourOverSix) and (tables == 1 or type(rule) is not Absmax):
         return ()
-    if type(fmt) is not TableFormat:
-        return (
-            f"{fmt.name} may encode otherwise than by its table" if isinstance(fmt, TableFormat) else f"{fmt.name} is not given by a table"
-        )
+    if not isinstance(fmt, TableFormat) or (tables > 1 and type(fmt) is not TableFormat):
+        return f"{fmt.name} is not given by tables alone"
     if scheme.rounding is not nearest_even:
         return f"candidates are compared after rounding to nearest even, {scheme.rounding.name} is used later"
     ways = [numbers_of(fmt.alone(k) if tables > 1 else fmt, nearest_even, scheme.overflow) for k in range(tables)]
@@ -170,4 +170,4 @@ def rule_of(scaling: object, fmt: TableFormat | Format) -> ScaleRule | str:
         return ScaleRule("sign_split", low=fmt.min, high=fmt.max)
     if type(scaling) is Absmean:
         return ScaleRule("absmean", factor=scaling.factor)
-    return f"the scale rule {scaling} is not known to kernels"
+    return f"the scale rule {scaling} needs more of a block than its largest, smallest or mean number"

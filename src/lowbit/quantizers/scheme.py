@@ -14,7 +14,7 @@ from torch import Tensor
 from lowbit.blocks import Blocks
 from lowbit.errors import CheckpointError, UnsupportedError
 from lowbit.formats.format import Format, Overflow
-from lowbit.kernels.grid_spec import GridSpec, Scales
+from lowbit.kernels.grid_spec import GridSpec, Scales, Units
 from lowbit.kernels.op import QUANTIZE, SCALES
 from lowbit.packing import packed_nbytes, unpack
 from lowbit.quantizers.grid import Grid, QTensor, table_bits, unpack_codes, unpack_plain
@@ -109,12 +109,23 @@ class Scheme(Quantizer):
 
     def _grid(self, found: Scales, bare: Grid, outer: Grid | None) -> Grid:
         """The grid of what a kernel found; of candidates it gives the largest magnitudes and which were chosen."""
-        if found.chosen is None:
+        if found.chosen is None and found.low is None:
             return self._store([Affine(found.scale, zero=found.zero, negative=found.negative)], bare, outer)[0]
         assert self.scaling is not None
+        if found.low is not None:
+            affine = self.scaling(torch.stack((found.low, found.scale), -1), self.format)
+            assert isinstance(affine, Affine)
+            return self._store([affine], bare, outer)[0]
         ways = self.scaling(found.scale.unsqueeze(-1), self.format)
         assert isinstance(ways, list)
+        assert found.chosen is not None
         return mixed(self._store(ways, bare, outer), found.chosen)
+
+    def units(self, low: Tensor, high: Tensor) -> Units:
+        """What moves the numbers of blocks with these extremes; NaN for high where a number is not finite."""
+        found = self._grid(Scales(high, low=low), Grid(self.format, Blocks((1,)), tuple(high.shape)), None).units()
+        assert isinstance(found, Units)
+        return found
 
     def _store(self, candidates: list[Affine], bare: Grid, outer: Grid | None) -> list[Grid]:
         """Candidates with their scales as they will be stored; all share the outer levels, fitted to the largest candidate."""

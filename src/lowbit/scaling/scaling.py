@@ -49,9 +49,14 @@ class Scaling(Protocol):
 
 @dataclass(frozen=True)
 class Rule:
-    """A scaling with a name and parameters, which prints and parses as ``name:value`` or ``name:field=value``."""
+    """A scaling with a name and parameters, which prints and parses as ``name:value`` or ``name:field=value``.
+
+    Attributes:
+        extremes: whether the smallest and the largest number of a block decide everything, so that a kernel need find nothing else.
+    """
 
     name: ClassVar[str]
+    extremes: ClassVar[bool] = False
 
     def __str__(self) -> str:
         parts = [self.name]

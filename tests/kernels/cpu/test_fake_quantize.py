@@ -18,9 +18,7 @@ from lowbit.kernels.grid_spec import GridSpec
 from lowbit.kernels.op import NoKernel, backend
 from lowbit.philox import Key, noise
 from lowbit.quantizers.best import Best
-from lowbit.quantizers.ggml import GGMLBlocks
 from lowbit.quantizers.grid import Grid, QTensor
-from lowbit.quantizers.ifairy import IFairy
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.scheme import Scheme
 from lowbit.quantizers.spec import quantizer
@@ -49,7 +47,8 @@ SPECS = (
     "int4 g1500 ragged mse scale=float32", "e2m1 g16 four_over_six", "bitmod3 g7 ragged", "bitmod4 g32 mse",
     "e2m1 g100 ragged four_over_six scale=(float8_e4m3fn tensor)", "int4 g32 asym scale=(float8_e4m3fn tensor)",
     "mxfp4 floor scale=(e5m2 tensor)", "nvfp4 mse", "nvfp4 g16 four_over_six:6:5", "int4 g32 scale=(float8_e4m3fn g6 center=tensor)",
-    "int4 g32 scale=hifloat8", "e4m3_ftz g32", "e8m7_ftz",
+    "int4 g32 scale=hifloat8", "e4m3_ftz g32", "e8m7_ftz", "uint4 g32 range", "uint8 16x32 range offset=float16", "int8 row clip:2.5",
+    "fp8 tensor delayed:3:margin=1",
 )  # fmt: skip
 STOCHASTIC = (
     "float8_e4m3fn round=stochastic", "float8_e5m2 round=stochastic", "bfloat16 round=stochastic", "float16 round=stochastic",
@@ -60,7 +59,7 @@ STOCHASTIC = (
 REGISTERED = tuple(catalog.names("quantizer"))
 
 #: registered ones that only the reference knows; each says why
-SLOW = {e.name for e in catalog.entries("quantizer") if isinstance(e.thing, GGMLBlocks | IFairy) and e.name != "ggml_mxfp4"} | {"inferflow"}
+SLOW = {f"ggml_{name}" for name in ("q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")} | {"ifairy"}
 SHAPE = (26, 384)
 
 

@@ -14,7 +14,7 @@ from lowbit.kernels.op import extension
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 NO_RULE, GIVEN = 0, 1
-RULES = {"none": NO_RULE, "absmax": 2, "power_of_two": 3, "minmax": 4, "hifloat4": 5, "sign_split": 6, "absmean": 7}
+RULES = {"none": NO_RULE, "absmax": 2, "power_of_two": 3, "minmax": 4, "hifloat4": 5, "sign_split": 6, "absmean": 7, "extremes": 8}
 PHILOX, WORDS = 1, 2
 
 Rule = tuple[float, ...]
@@ -115,7 +115,7 @@ def address(x: Tensor | None) -> int:
 
 def one_pass(spec: GridSpec) -> bool:
     """Whether scales are stored on the way: as they are, by a cast, or as multiples of one number that is known before."""
-    return spec.scale is None or isinstance(spec.scale, Numbers) or spec.under_one is not None
+    return spec.units is None and (spec.scale is None or isinstance(spec.scale, Numbers) or spec.under_one is not None)
 
 
 def stored_as(spec: GridSpec) -> Numbers | None:

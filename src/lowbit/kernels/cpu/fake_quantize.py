@@ -46,7 +46,8 @@ def run(x: Tensor, spec: GridSpec, out: Tensor | None = None, noise: call.Noise 
             candidates=spec.candidates, noise=words,
         )  # fmt: skip
     else:
-        units = stored(scales.run(whole, spec), spec)
+        found = scales.run(whole, spec)
+        units = stored(found, spec) if spec.units is None or found.low is None else spec.units(found.low, found.scale)
         call.run(whole, spec.numbers, where, call.GIVEN_RULE, units=units, out=out, noise=words)
     return out
 

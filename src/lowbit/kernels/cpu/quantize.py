@@ -11,6 +11,8 @@ from lowbit.kernels.grid_spec import GridSpec, Layout, Scales, layout
 def refuses(x: Tensor, spec: GridSpec | str, noise: call.Noise = None) -> str | None:
     if isinstance(spec, GridSpec) and spec.rule.kind == "hifloat4":
         return "scales of three levels are not returned"
+    if isinstance(spec, GridSpec) and spec.units is not None:
+        return "codes are chosen when what moves the numbers of a block is known"
     return fake_quantize.refuses(x, spec, None, noise)
 
 

@@ -8,6 +8,9 @@ from torch import Tensor
 from lowbit.kernels.cpu import call, codec
 from lowbit.kernels.grid_spec import GridSpec, Scales, layout
 
+#: what a rule finds beside the scale
+SECOND = {"minmax": "zero", "sign_split": "negative", "extremes": "low"}
+
 
 def refuses(x: Tensor, spec: GridSpec | str) -> str | None:
     if isinstance(spec, str):
@@ -24,6 +27,8 @@ def unfit_blocks(spec: GridSpec, shape: tuple[int, ...]) -> str | None:
         return f"blocks {spec.blocks} of a tensor of shape {shape} are not blocks of rows and columns"
     if where.block_rows > 1 and (spec.candidates or spec.rule.kind == "absmean"):
         return f"blocks {spec.blocks}: sums are those of blocks within a row"
+    if spec.rule.kind == "extremes" and (where.rows % where.block_rows or where.columns % where.block_columns):
+        return f"blocks {spec.blocks} that are filled up with zeros, which count as their numbers"
     if not spec.candidates:
         return None
     if not call.one_pass(spec):
@@ -36,7 +41,7 @@ def run(x: Tensor, spec: GridSpec, codes: Tensor | None = None, noise: call.Nois
     counts = spec.blocks.counts(x.shape)
     make = torch.empty if x.numel() else torch.zeros
     scale = make(counts)
-    second = make(counts) if spec.rule.kind in ("minmax", "sign_split") else None
+    second = make(counts) if spec.rule.kind in SECOND else None
     chosen = torch.zeros(counts, dtype=torch.uint8) if spec.candidates else None
     where = layout(spec.blocks, x.shape)
     if x.numel() and where is not None:
@@ -47,5 +52,5 @@ def run(x: Tensor, spec: GridSpec, codes: Tensor | None = None, noise: call.Nois
             scale_unit=call.scale_unit(whole, spec) if stored else None, codes=codes, scale_out=scale, second_out=second,
             candidates=spec.candidates, chosen=chosen, noise=noise,
         )  # fmt: skip
-    zeros = spec.rule.kind == "minmax"
-    return Scales(scale, second if zeros else None, None if zeros else second, None if chosen is None else chosen.long())
+    found = Scales(scale, chosen=None if chosen is None else chosen.long())
+    return found if second is None else found._replace(**{SECOND[spec.rule.kind]: second})
