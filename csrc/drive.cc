@@ -214,8 +214,9 @@ void store_scales(const Target& t, const Job& job, const float* scale, float* st
 
 bool ranged(const ScaleRule& r) { return r.rule == MINMAX || r.rule == SIGN_SPLIT || r.rule == EXTREMES; }
 
-// where a range begins that grows: at zero, which belongs to every range but that of the extremes
+// where a range begins: at zero, which belongs to every range but that of the extremes
 float first_low(const ScaleRule& r) { return r.rule == EXTREMES ? std::numeric_limits<float>::infinity() : 0.0f; }
+float first_high(const ScaleRule& r) { return 0.0f - first_low(r); }
 
 // Scales of `count` blocks from what was measured: as the rule gives them to the job's outputs, as stored to `stored` and `second`.
 void find_scales(const Target& t, const Job& job, size_t block, size_t count, const uint32_t* most, const float* low, const float* high,
@@ -291,7 +292,7 @@ void with_own_blocks(const Target& t, const Job& job, const Encode& step) {
           if (ranged(job.rule)) {
             low = b.low, high = b.high;
             std::fill(low, low + count, first_low(job.rule));
-            std::fill(high, high + count, -first_low(job.rule));
+            std::fill(high, high + count, first_high(job.rule));
           }
           for (size_t r = 0; r < rows; r++) measure_row(t, job, start + r * s.l.columns, c, end, width, b.most, low, high);
         }
@@ -336,7 +337,7 @@ void with_long_blocks(const Target& t, const Job& job, const Encode& step) {
   const bool range = ranged(job.rule), mean = job.rule.rule == ABSMEAN;
   const size_t sums = mean ? up(l.block_columns, PIECE) : 0;
   std::vector<uint32_t> most(count * pieces);
-  std::vector<float> low(count * pieces, first_low(job.rule)), high(count * pieces, -first_low(job.rule));
+  std::vector<float> low(count * pieces, first_low(job.rule)), high(count * pieces, first_high(job.rule));
   std::vector<float> scale(count), stored(count), second(count);
   std::vector<double> sum(count * sums);
   parallel(count * pieces, job.threads, [&](size_t k) {

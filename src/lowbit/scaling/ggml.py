@@ -64,7 +64,7 @@ class Spread(Rule):
         broken = torch.isnan(amax(blocks))
         if blocks.shape[-1] == 0:
             return Affine(amax(blocks), offset=amax(blocks), inverse=amax(blocks))
-        low, high = blocks.amin(-1) + 0.0, blocks.amax(-1)  # the minimum of zeros may be -0
+        low, high = blocks.amin(-1) + 0.0, blocks.amax(-1) + 0.0  # those of zeros may be -0
         d = torch.where(broken, torch.nan, (high - low) / fmt.top)
         return Affine(d, offset=torch.where(broken, 0.0, low), inverse=_inverse(d))
 

@@ -15,7 +15,7 @@ from lowbit.errors import UnsupportedError
 from lowbit.formats.nupes import YVINEC, Power, power
 from lowbit.philox import Key
 from lowbit.quantizers.best import Best
-from lowbit.quantizers.grid import QTensor
+from lowbit.quantizers.grid import QTensor, dense
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.scheme import Scheme
 from lowbit.quantizers.weight import Weight
@@ -27,6 +27,8 @@ from lowbit.threads import one_thread
 DECAY = 0.8
 #: exponents that are learned, between those that the search of the quantizer knows
 LEAST, MOST = 0.1, 1.0
+#: below every share of a maximum that matters; its logarithm is finite
+SMALL = 1e-300
 
 
 @register("solver", "nupes", YVINEC)
@@ -34,8 +36,9 @@ LEAST, MOST = 0.1, 1.0
 class NUPES(Solver):
     """Descent in a of tr(E H E^T), E = deq(Q_a(W)) - W, from the best of the quantizer's exponents; the best a on the way is kept.
 
-    With the codes held, a number v = m sgn(q) (|q| / L)^(1/a) moves by dv/da = -v ln(|q| / L) / a^2, which is 0 for q = 0. A step goes
-    ``step`` * 0.8^t against the sign of the derivative.
+    A number |w| / m = r has the power u = r^a, is rounded to p = |q| / L and read back as v = m sgn(w) p^(1/a). Straight through the
+    rounding, whose error p - u is held, dv/da = v (u ln(r) / p - ln(p) / a) / a, and 0 where p is 0. (With the codes held instead the
+    derivative would miss those that change, which are most of it.) A step goes ``step`` * 0.8^t against the sign of the derivative.
 
     Args:
         steps: how often the exponent is moved, at least once.
@@ -74,7 +77,7 @@ class NUPES(Solver):
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """The weight under one exponent: what its outputs lose, and how that changes with the exponent while the codes stay."""
+    """The weight under one exponent: what its outputs lose, and how that changes with the exponent, straight through the rounding."""
 
     scheme: Scheme
     q: QTensor
@@ -85,15 +88,18 @@ class Trial:
 
 def _trial(W: Tensor, scheme: Scheme, H: Tensor) -> Trial:
     fmt = scheme.format
-    assert isinstance(fmt, Power)
     q = scheme.quantize(W)
+    assert isinstance(fmt, Power) and q.grid.scale is not None
     values = q.dequantize().double()
     error = values - W.double()
     weighed = error @ H
-    share = fmt.decode(q.codes).double().abs() ** fmt.exponent  # |q| / L
-    moved = torch.where(share > 0, -values * share.clamp(min=1e-300).log() / fmt.exponent**2, 0.0)
+    a, scale = fmt.exponent, dense(q.grid.scale).double()
+    p = fmt.decode(q.codes).double().abs() ** a
+    r = (W.double().abs() / scale.clamp(min=SMALL)).clamp(min=SMALL)
+    held = p.clamp(min=SMALL)
+    moved = torch.where(p > 0, values * (r**a * r.log() / held - held.log() / a) / a, 0.0)
     total = fixed_sum(fixed_sum(weighed * error))
-    return Trial(scheme, q, fmt.exponent, float(total), float(2 * fixed_sum(fixed_sum(weighed * moved))))
+    return Trial(scheme, q, a, float(total), float(2 * fixed_sum(fixed_sum(weighed * moved))))
 
 
 def _schemes(quantizer: Quantizer) -> tuple[Scheme, ...]:
