@@ -30,6 +30,7 @@ HALVES = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.fl
 SCALAR = (
     "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e4m3", "float8_e3m4", "float8_e8m0fnu", "bfloat16",
     "float16", "float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn", "q1.6", "posit8_0", "posit8_1", "posit8_2",
+    "e5m10_ftz", "e8m7_ftz",
 )  # fmt: skip
 
 #: block format -> what lowbit has that a package may mean by it

@@ -25,6 +25,7 @@ import lowbit
 from lowbit.cli.doctor import cpu, cpu_target
 
 RESULT = Path(__file__).parent / "results" / "emulation.md"
+PEERS = "## Peers, float32, 2 threads"
 
 
 def user_table(count: int = 256) -> str:
@@ -41,7 +42,10 @@ LIMITS = {
     **dict.fromkeys(("posit8_1", "hifloat8", "hif4", "float8_e4m3fn round=stochastic"), (3.0, 4.5)),
     **dict.fromkeys(("dynamic8", user_table()), (4.0, 6.0)),
 }
-FURTHER = ("int4 g128 asym", "nf4_single", "fp8_tile", "bfloat16 round=stochastic")
+FURTHER = (
+    "int4 g128 asym", "nf4_single", "nf4", "fp8_tile", "bfloat16 round=stochastic", "afpq4", "ternary", "nvfp4_four_over_six", "bitmod4",
+    "hifloat5", "float16 round=up", "posit16_2",
+)  # fmt: skip
 
 
 def rounds(ways: dict[str, Callable[[], object]], count: int, seconds: float) -> dict[str, list[float]]:
@@ -127,6 +131,9 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds, no peers, nothing written")
+    parser.add_argument(
+        "--part", choices=("all", "tables", "peers"), default="all", help="what is measured; the other part of the page stays"
+    )
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--seconds", type=float, default=25.0, help="for each table")
     arguments = parser.parse_args()
@@ -146,7 +153,7 @@ def main() -> None:
         "round equally: the minima say what the code takes, the medians what was seen.",
     ]
     for name, data, counts in (("float32", x, (2, 1)), ("bfloat16", x.bfloat16(), (2, 1))):
-        for threads in counts:
+        for threads in counts if arguments.part != "peers" else ():
             seconds, count = (5.0, 7) if arguments.quick else (arguments.seconds, arguments.rounds)
             wall, used = time.perf_counter(), time.process_time()
             text = table(head, measure(data, threads, count, seconds))
@@ -156,10 +163,14 @@ def main() -> None:
             print(*parts[-3:], sep="\n\n", flush=True)
     if arguments.quick:
         return
-    rows = measure_peers(x, 2, 6.0)
-    parts += ["## Peers, float32, 2 threads", table(["spec", "way", "median ms", "copies", "times lowbit"], rows)]
-    print(parts[-2], parts[-1], sep="\n\n")
-    RESULT.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    kept_tables, _, kept_peers = RESULT.read_text(encoding="utf-8").strip().partition(PEERS) if arguments.part != "all" else ("", "", "")
+    tables = kept_tables.strip() if arguments.part == "peers" else "\n\n".join(parts)
+    peers = kept_peers.strip()
+    if arguments.part != "tables":
+        rows = measure_peers(x, 2, arguments.seconds / 4)
+        peers = f"{facts['model']}.\n\n" + table(["spec", "way", "median ms", "copies", "times lowbit"], rows)
+        print(PEERS, peers, sep="\n\n")
+    RESULT.write_text(f"{tables}\n\n{PEERS}\n\n{peers}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

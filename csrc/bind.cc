@@ -19,7 +19,7 @@ namespace {
 using Address = uintptr_t;
 
 // Counted up with every change of what is below; kernels/op.py names the one that the Python files need.
-constexpr int INTERFACE = 3;
+constexpr int INTERFACE = 4;
 
 // A Codec with the arrays that it points to.
 struct OwnCodec : Codec {
@@ -54,7 +54,7 @@ Units units_of(const std::vector<Address>& u) {
 
 ScaleRule rule_of(const nb::tuple& r) {
   return {nb::cast<int32_t>(r[0]), nb::cast<float>(r[1]), nb::cast<int32_t>(r[2]), nb::cast<uint32_t>(r[3]),
-          nb::cast<float>(r[4]),   nb::cast<float>(r[5]), nb::cast<float>(r[6])};
+          nb::cast<float>(r[4]),   nb::cast<float>(r[5]), nb::cast<float>(r[6]),   nb::cast<double>(r[7])};
 }
 
 PerBlock per_block_of(const nb::tuple& b) {
@@ -72,11 +72,16 @@ void multiply(const PackedLinear& w, void (*f)(const PackedLinear&, const float*
   target().write(result.data(), (void*)y, type, 0, result.size(), false);
 }
 
-void run_job(const OwnCodec* codec, const OwnCodec* scale_codec, Address x, int x_type, const std::vector<size_t>& layout, const nb::tuple& rule,
-             const std::vector<Address>& units, Address out, int out_type, Address codes, int code_bytes, Address scale_out, Address zero_out,
-             int noise, uint32_t key0, uint32_t key1, Address words, int threads) {
-  const Job job = {codec, scale_codec, (const void*)x, x_type, layout_of(layout), rule_of(rule), units_of(units), (void*)out, out_type,
-                   (void*)codes, code_bytes, (float*)scale_out, (float*)zero_out, {noise, key0, key1, (const int64_t*)words}, threads};
+void run_job(const OwnCodec* codec, const OwnCodec* scale_codec, Address scale_unit, Address x, int x_type, const std::vector<size_t>& layout, const nb::tuple& rule,
+             const std::vector<Address>& units, Address out, int out_type, Address codes, int code_bytes, Address scale_out, Address second_out,
+             const nb::list& candidates, Address chosen, int noise, uint32_t key0, uint32_t key1, Address words, int threads) {
+  std::vector<Candidate> ways;
+  for (nb::handle one : candidates) {
+    const nb::tuple c = nb::cast<nb::tuple>(one);
+    ways.push_back({nb::cast<const OwnCodec*>(c[0]), nb::cast<float>(c[1]), nb::cast<float>(c[2])});
+  }
+  const Job job = {codec, scale_codec, (const float*)scale_unit, (const void*)x, x_type, layout_of(layout), rule_of(rule), units_of(units), (void*)out, out_type,
+                   (void*)codes, code_bytes, (float*)scale_out, (float*)second_out, ways.data(), ways.size(), (uint8_t*)chosen, {noise, key0, key1, (const int64_t*)words}, threads};
   nb::gil_scoped_release release;
   run(job);
 }
@@ -104,9 +109,9 @@ NB_MODULE(_cpu, m) {
   LOWBIT_ARRAY(rank_number, number_array, 257) LOWBIT_ARRAY(rank_code, code_array, 257) LOWBIT_ARRAY(rank_upper, upper_array, 256) LOWBIT_ARRAY(rank_lower, lower_array, 256)
 #undef LOWBIT_ARRAY
 
-  m.def("run", &run_job, nb::arg("codec").none(), nb::arg("scale_codec").none(), nb::arg("x"), nb::arg("x_type"), nb::arg("layout"),
+  m.def("run", &run_job, nb::arg("codec").none(), nb::arg("scale_codec").none(), nb::arg("scale_unit"), nb::arg("x"), nb::arg("x_type"), nb::arg("layout"),
         nb::arg("rule"), nb::arg("units"), nb::arg("out"), nb::arg("out_type"), nb::arg("codes"), nb::arg("code_bytes"), nb::arg("scale_out"),
-        nb::arg("zero_out"), nb::arg("noise"), nb::arg("key0"), nb::arg("key1"), nb::arg("words"), nb::arg("threads"));
+        nb::arg("second_out"), nb::arg("candidates"), nb::arg("chosen"), nb::arg("noise"), nb::arg("key0"), nb::arg("key1"), nb::arg("words"), nb::arg("threads"));
   m.def("decode", [](Address table, uint32_t count, Address codes, int code_bytes, const std::vector<size_t>& layout,
                      const std::vector<Address>& units, Address out, int out_type, int threads) {
     const Layout l = layout_of(layout);
@@ -116,11 +121,15 @@ NB_MODULE(_cpu, m) {
   });
   m.def("pack", [](Address codes, Address out, int bits, size_t count, int threads) {
     nb::gil_scoped_release release;
-    pack((const uint8_t*)codes, (uint8_t*)out, bits, count, threads);
+    pack((const void*)codes, (uint8_t*)out, bits, count, threads);
   });
   m.def("unpack", [](Address data, Address out, int bits, size_t count, int threads) {
     nb::gil_scoped_release release;
-    unpack((const uint8_t*)data, (uint8_t*)out, bits, count, threads);
+    unpack((const uint8_t*)data, (void*)out, bits, count, threads);
+  });
+  m.def("squared_error", [](Address x, int x_type, Address y, size_t count, int threads) {
+    nb::gil_scoped_release release;
+    return squared_error((const void*)x, x_type, (const float*)y, count, threads);
   });
   nb::class_<PackedLinear>(m, "PackedLinear")
       .def("__init__", [](PackedLinear* to, const std::vector<size_t>& sizes, int bits, int decode, Address codes, Address table, Address magnitudes,

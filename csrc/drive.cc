@@ -5,15 +5,16 @@
 #include <cstring>
 #include <vector>
 
+#include "block_sums.h"
 #include "select.h"
 #include "threads.h"
 
 namespace lowbit {
 namespace {
 
-constexpr size_t RUN = 4096;           // numbers handled at a time; two buffers of them fit the first-level cache
+constexpr size_t RUN = 1024;           // numbers handled at a time; the buffers of them fit the first-level cache
 constexpr size_t TASK = 1 << 15;       // numbers of a task, about
-constexpr size_t STREAMED = 1 << 22;   // from so many float32 results on the caches are left alone
+constexpr size_t STREAMED = 1 << 22;   // from so many results on the caches are left alone
 
 struct Buffers {
   alignas(64) float in[RUN];
@@ -21,7 +22,10 @@ struct Buffers {
   alignas(64) uint32_t noise[RUN + 8];
   alignas(64) float units[5][RUN];
   alignas(64) uint32_t most[RUN];
-  alignas(64) float low[RUN], high[RUN], scale[RUN], stored[RUN], zero[RUN];
+  alignas(64) float low[RUN], high[RUN], scale[RUN], stored[RUN], second[RUN], trial[RUN];
+  alignas(64) double error[RUN], least[RUN];
+  uint8_t chosen[RUN];
+  std::vector<double> pieces;
   size_t at, count;  // which numbers of this task `in` holds; none when the task begins
 };
 
@@ -69,17 +73,18 @@ struct Encode {
   const Target& t;
   const Job& job;
   bool streamed;
+  const Codec& codec;
   void operator()(const Units& u, size_t at, size_t n, size_t width) const {
     Buffers& b = buffers();
     const float* x = source(t, job.x, job.x_type, at, n);
     const uint32_t* noise = words(t, job.noise, at, n, b.noise);
-    if (job.codes && job.code_bytes == 1) t.codes8(*job.codec, u, x, (uint8_t*)job.codes + at, n, width, noise);
-    if (job.codes && job.code_bytes == 4) t.codes32(*job.codec, u, x, (int32_t*)job.codes + at, n, width, noise);
+    if (job.codes && job.code_bytes == 1) t.codes8(codec, u, x, (uint8_t*)job.codes + at, n, width, noise);
+    if (job.codes && job.code_bytes == 4) t.codes32(codec, u, x, (int32_t*)job.codes + at, n, width, noise);
     if (!job.out) return;
     if (job.out_type == FLOAT32 && !streamed) {
-      t.values(*job.codec, u, x, (float*)job.out + at, n, width, noise);
+      t.values(codec, u, x, (float*)job.out + at, n, width, noise);
     } else {
-      t.values(*job.codec, u, x, b.out, n, width, noise);
+      t.values(codec, u, x, b.out, n, width, noise);
       t.write(b.out, job.out, job.out_type, at, n, streamed);
     }
   }
@@ -150,8 +155,6 @@ Layout flattened(const Layout& l) {
   return l.block_rows == 1 && l.columns % l.block_columns == 0 ? Layout{1, 1, l.numel(), 1, l.block_columns} : l;
 }
 
-size_t up(size_t a, size_t b) { return (a + b - 1) / b; }
-
 // Tasks are strips of block_rows rows, cut into ranges of columns.
 struct Strips {
   Layout l;
@@ -199,36 +202,116 @@ void measure_row(const Target& t, const Job& job, size_t start, size_t first, si
   }
 }
 
-// Scales of `count` blocks from their maxima: as the rule gives them to the job's outputs, as stored to `stored`.
-void find_scales(const Target& t, const Job& job, size_t block, size_t count, const uint32_t* most, const float* low, const float* high,
-                 float* scale, float* stored, float* zero) {
-  t.scales(job.rule, most, low, high, scale, zero, count);
-  if (job.scale_out) std::memcpy(job.scale_out + block, scale, 4 * count);
-  if (job.zero_out && zero) std::memcpy(job.zero_out + block, zero, 4 * count);
+// the unit of scales
+Units scale_units(const Job& job) { return {job.scale_unit, nullptr, nullptr, nullptr, nullptr}; }
+
+void store_scales(const Target& t, const Job& job, const float* scale, float* stored, size_t count) {
   if (job.scale_codec)
-    t.values(*job.scale_codec, Units{}, scale, stored, count, count, nullptr);
+    t.values(*job.scale_codec, scale_units(job), scale, stored, count, count, nullptr);
   else
     std::memcpy(stored, scale, 4 * count);
+}
+
+bool ranged(const ScaleRule& r) { return r.rule == MINMAX || r.rule == SIGN_SPLIT || r.rule == EXTREMES; }
+
+// where a range begins: at zero, which belongs to every range but that of the extremes
+float first_low(const ScaleRule& r) { return r.rule == EXTREMES ? std::numeric_limits<float>::infinity() : 0.0f; }
+float first_high(const ScaleRule& r) { return 0.0f - first_low(r); }
+
+// Scales of `count` blocks from what was measured: as the rule gives them to the job's outputs, as stored to `stored` and `second`.
+void find_scales(const Target& t, const Job& job, size_t block, size_t count, const uint32_t* most, const float* low, const float* high,
+                 float* scale, float* stored, float* second) {
+  if (job.rule.rule != ABSMEAN) t.scales(job.rule, most, low, high, scale, second, count);
+  if (job.scale_out) std::memcpy(job.scale_out + block, scale, 4 * count);
+  if (job.second_out && second) std::memcpy(job.second_out + block, second, 4 * count);
+  store_scales(t, job, scale, stored, count);
+  if (job.rule.rule == SIGN_SPLIT) store_scales(t, job, second, second, count);
+}
+
+Units found_units(const Job& job, const float* stored, const float* second) {
+  const bool zeros = job.rule.rule == MINMAX, negatives = job.rule.rule == SIGN_SPLIT;
+  return {stored, zeros ? second : nullptr, nullptr, negatives ? second : nullptr, nullptr};
+}
+
+// The squared errors of a run as stored.
+struct Deviate {
+  const Target& t;
+  const Job& job;
+  const Codec& codec;
+  size_t first;
+  BlockSums& sums;
+  void operator()(const Units& u, size_t at, size_t n, size_t width) const {
+    Buffers& b = buffers();
+    const float* x = source(t, job.x, job.x_type, at, n);
+    t.values(codec, u, x, b.out, n, width, nullptr);
+    sums.add(x, b.out, at - first, n);
+  }
+};
+
+// Of several candidates each block keeps the one with the least squared error: its stored scale, and its number.
+void choose(const Target& t, const Job& job, size_t start, size_t n, size_t width, size_t count) {
+  Buffers& b = buffers();
+  for (size_t k = 0; k < job.candidate_count; k++) {
+    const Candidate& one = job.candidates[k];
+    ScaleRule rule = job.rule;
+    rule.top = one.top;
+    t.scales(rule, b.most, nullptr, nullptr, b.scale, nullptr, count);
+    for (size_t i = 0; i < count; i++) b.scale[i] *= one.share;
+    store_scales(t, job, b.scale, b.trial, count);
+    BlockSums sums(t, width, count, b.pieces);
+    each_run(Deviate{t, job, *one.codec, start, sums}, {b.trial, nullptr, nullptr, nullptr, nullptr}, start, 0, n, width);
+    for (size_t i = 0; i < count; i++) {
+      const double error = sums.sum(i);
+      if (k && !(error < b.least[i])) continue;
+      b.least[i] = error;
+      b.stored[i] = b.trial[i];
+      b.chosen[i] = (uint8_t)k;
+    }
+  }
 }
 
 // Blocks that a thread can hold: measured and rounded while they are in its cache.
 void with_own_blocks(const Target& t, const Job& job, const Encode& step) {
   const Strips s(job.layout, true);
-  const bool ranged = job.rule.rule == MINMAX;
   const size_t width = s.l.block_columns, group = width <= RUN ? RUN / width * width : width;
   parallel(s.tasks(), job.threads, [&](size_t k) {
     Buffers& b = fresh_buffers();
     s.task(k, [&](size_t first_block, size_t start, size_t rows, size_t first, size_t last) {
       for (size_t c = first; c < last; c += group) {
-        const size_t end = std::min(last, c + group), count = up(end - c, width);
-        std::memset(b.most, 0, 4 * count);
-        if (ranged) std::memset(b.low, 0, 4 * count), std::memset(b.high, 0, 4 * count);
-        float *low = ranged ? b.low : nullptr, *high = ranged ? b.high : nullptr, *zero = ranged ? b.zero : nullptr;
-        for (size_t r = 0; r < rows; r++) measure_row(t, job, start + r * s.l.columns, c, end, width, b.most, low, high);
-        find_scales(t, job, first_block + c / width, count, b.most, low, high, b.scale, b.stored, zero);
-        if (!job.codec) continue;
-        const Units own = {b.stored, zero, nullptr, nullptr, nullptr};
-        for (size_t r = 0; r < rows; r++) each_run(step, own, start + r * s.l.columns + c, 0, end - c, width);
+        const size_t end = std::min(last, c + group), count = up(end - c, width), block = first_block + c / width;
+        if (job.rule.rule == ABSMEAN) {
+          BlockSums sums(t, width, count, b.pieces);
+          for (size_t at = c; at < end; at += RUN) {
+            const size_t n = std::min(RUN, end - at);
+            sums.add(source(t, job.x, job.x_type, start + at, n), nullptr, at - c, n);
+          }
+          for (size_t i = 0; i < count; i++) b.scale[i] = mean_scale(job.rule, sums.sum(i), width);
+        } else {
+          std::memset(b.most, 0, 4 * count);
+          float *low = nullptr, *high = nullptr;
+          if (ranged(job.rule)) {
+            low = b.low, high = b.high;
+            std::fill(low, low + count, first_low(job.rule));
+            std::fill(high, high + count, first_high(job.rule));
+          }
+          for (size_t r = 0; r < rows; r++) measure_row(t, job, start + r * s.l.columns, c, end, width, b.most, low, high);
+        }
+        find_scales(t, job, block, count, b.most, b.low, b.high, b.scale, b.stored, b.second);
+        if (!job.candidate_count) {
+          if (!job.out && !job.codes) continue;
+          const Units own = found_units(job, b.stored, b.second);
+          for (size_t r = 0; r < rows; r++) each_run(step, own, start + r * s.l.columns + c, 0, end - c, width);
+          continue;
+        }
+        choose(t, job, start + c, end - c, width, count);
+        if (job.chosen) std::memcpy(job.chosen + block, b.chosen, count);
+        if (!job.out && !job.codes) continue;
+        for (size_t i = 0, j; i < count; i = j) {
+          const Codec& codec = *job.candidates[b.chosen[i]].codec;
+          for (j = i + 1; j < count && job.candidates[b.chosen[j]].codec == &codec;) j++;
+          each_run(Encode{t, job, step.streamed, codec}, {b.stored + i, nullptr, nullptr, nullptr, nullptr}, start + c + i * width, 0,
+                   std::min(end - c, j * width) - i * width, width);
+        }
       }
     });
   });
@@ -251,15 +334,22 @@ void with_hifloat4(const Target& t, const Job& job, bool streamed) {
 void with_long_blocks(const Target& t, const Job& job, const Encode& step) {
   const Layout l = job.layout;
   const size_t blocks = up(l.columns, l.block_columns), rows = l.batch * l.rows, count = rows * blocks, pieces = up(l.block_columns, TASK);
-  const bool ranged = job.rule.rule == MINMAX;
+  const bool range = ranged(job.rule), mean = job.rule.rule == ABSMEAN;
+  const size_t sums = mean ? up(l.block_columns, PIECE) : 0;
   std::vector<uint32_t> most(count * pieces);
-  std::vector<float> low(count * pieces), high(count * pieces), scale(count), stored(count), zero(count);
+  std::vector<float> low(count * pieces, first_low(job.rule)), high(count * pieces, first_high(job.rule));
+  std::vector<float> scale(count), stored(count), second(count);
+  std::vector<double> sum(count * sums);
   parallel(count * pieces, job.threads, [&](size_t k) {
     fresh_buffers();
-    const size_t block = k / pieces, first = (block % blocks) * l.block_columns + (k % pieces) * TASK;
-    const size_t last = std::min({l.columns, (block % blocks + 1) * l.block_columns, first + TASK});
-    if (first < last)
-      measure_row(t, job, block / blocks * l.columns, first, last, last - first, &most[k], ranged ? &low[k] : nullptr, ranged ? &high[k] : nullptr);
+    const size_t block = k / pieces, inside = k % pieces * TASK, first = (block % blocks) * l.block_columns + inside;
+    const size_t last = std::min({l.columns, (block % blocks + 1) * l.block_columns, first + TASK}), start = block / blocks * l.columns;
+    if (first >= last) return;
+    if (!mean) return measure_row(t, job, start, first, last, last - first, &most[k], range ? &low[k] : nullptr, range ? &high[k] : nullptr);
+    for (size_t at = first; at < last; at += RUN) {
+      const size_t n = std::min(RUN, last - at);
+      t.sums(source(t, job.x, job.x_type, start + at, n), nullptr, n, PIECE, &sum[block * sums + (inside + at - first) / PIECE]);
+    }
   });
   for (size_t block = 0; block < count; block++)
     for (size_t k = block * pieces; k < (block + 1) * pieces; k++) {
@@ -267,9 +357,12 @@ void with_long_blocks(const Target& t, const Job& job, const Encode& step) {
       low[block] = k == block * pieces ? low[k] : std::min(low[block], low[k]);
       high[block] = k == block * pieces ? high[k] : std::max(high[block], high[k]);
     }
-  find_scales(t, job, 0, count, most.data(), ranged ? low.data() : nullptr, ranged ? high.data() : nullptr, scale.data(), stored.data(),
-              ranged ? zero.data() : nullptr);
-  if (job.codec) with_given(step, l, {stored.data(), ranged ? zero.data() : nullptr, nullptr, nullptr, nullptr}, job.threads);
+  for (size_t block = 0; mean && block < count; block++) {
+    std::vector<double> own(sum.begin() + block * sums, sum.begin() + (block + 1) * sums);
+    scale[block] = mean_scale(job.rule, total(t, own, sums), l.block_columns);
+  }
+  find_scales(t, job, 0, count, most.data(), low.data(), high.data(), scale.data(), stored.data(), second.data());
+  if (job.out || job.codes) with_given(step, l, found_units(job, stored.data(), second.data()), job.threads);
 }
 
 }  // namespace
@@ -278,15 +371,30 @@ void run(const Job& job) {
   const Target& t = target();
   const Layout& l = job.layout;
   if (!l.numel()) return;
-  const Encode step{t, job, job.out_type == FLOAT32 && l.numel() >= STREAMED};
+  static const Codec none{};
+  const Encode step{t, job, l.numel() >= STREAMED, job.codec ? *job.codec : none};
   if (job.rule.rule == HIFLOAT4) return with_hifloat4(t, job, step.streamed);
   if (job.rule.rule == NO_RULE) return with_given(step, {1, 1, l.numel(), 1, l.numel()}, Units{}, job.threads);
   if (job.rule.rule == GIVEN) return with_given(step, l, job.given, job.threads);
   const size_t count = l.batch * up(l.rows, l.block_rows) * up(l.columns, l.block_columns);
-  if (l.block_rows == 1 && l.block_columns > TASK && (count < 4 * (size_t)job.threads || l.block_columns > 16 * TASK))
+  const bool few = count < 4 * (size_t)job.threads || l.block_columns > 16 * TASK;
+  if (l.block_rows == 1 && l.block_columns > TASK && few && !job.candidate_count)
     with_long_blocks(t, job, step);
   else
     with_own_blocks(t, job, step);
+}
+
+double squared_error(const void* x, int32_t x_type, const float* y, size_t n, int32_t threads) {
+  const Target& t = target();
+  std::vector<double> pieces(up(n, PIECE));
+  parallel(up(n, TASK), threads, [&](size_t k) {
+    fresh_buffers();
+    for (size_t at = k * TASK; at < std::min(n, (k + 1) * TASK); at += RUN) {
+      const size_t m = std::min(RUN, n - at);
+      t.sums(source(t, x, x_type, at, m), y + at, m, PIECE, &pieces[at / PIECE]);
+    }
+  });
+  return total(t, pieces, pieces.size());
 }
 
 bool decode(const float* table, uint32_t count, const void* codes, int32_t code_bytes, const Layout& layout, const Units& units, void* out,
@@ -300,17 +408,19 @@ namespace {
 constexpr size_t PACKED = 1 << 16;  // codes of a task, a multiple of 8
 }
 
-void pack(const uint8_t* codes, uint8_t* out, int bits, size_t count, int32_t threads) {
+void pack(const void* codes, uint8_t* out, int bits, size_t count, int32_t threads) {
   const Target& t = target();
+  const size_t size = bits <= 8 ? 1 : 4;
   parallel(up(count, PACKED), threads, [&](size_t k) {
-    t.pack(codes + k * PACKED, out + k * PACKED / 8 * bits, bits, std::min(PACKED, count - k * PACKED));
+    t.pack((const uint8_t*)codes + k * PACKED * size, out + k * PACKED / 8 * bits, bits, std::min(PACKED, count - k * PACKED));
   });
 }
 
-void unpack(const uint8_t* data, uint8_t* out, int bits, size_t count, int32_t threads) {
+void unpack(const uint8_t* data, void* out, int bits, size_t count, int32_t threads) {
   const Target& t = target();
+  const size_t size = bits <= 8 ? 1 : 4;
   parallel(up(count, PACKED), threads, [&](size_t k) {
-    t.unpack(data + k * PACKED / 8 * bits, out + k * PACKED, bits, std::min(PACKED, count - k * PACKED));
+    t.unpack(data + k * PACKED / 8 * bits, (uint8_t*)out + k * PACKED * size, bits, std::min(PACKED, count - k * PACKED));
   });
 }
 

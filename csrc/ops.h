@@ -52,17 +52,20 @@ struct Units {
   const float *scale, *zero, *offset, *negative, *inverse;
 };
 
-enum Rule : int32_t { NO_RULE = 0, GIVEN = 1, ABSMAX = 2, POWER_OF_TWO = 3, MINMAX = 4, HIFLOAT4 = 5 };
+enum Rule : int32_t { NO_RULE = 0, GIVEN = 1, ABSMAX = 2, POWER_OF_TWO = 3, MINMAX = 4, HIFLOAT4 = 5, SIGN_SPLIT = 6, ABSMEAN = 7, EXTREMES = 8 };
 
 struct ScaleRule {
   int32_t rule;
   float top;             // ABSMAX: what the largest magnitude is mapped to; HIFLOAT4: 1/7 in bfloat16
   int32_t top_exponent;  // POWER_OF_TWO
   uint32_t threshold;    // POWER_OF_TWO: mantissas from here on take the next power
-  float steps, low, high;  // MINMAX: levels - 1, the smallest and largest integer
+  float steps, low, high;  // MINMAX: levels - 1, the smallest and largest integer; SIGN_SPLIT: low and high, the ends of the format
+  double factor;           // ABSMEAN
 };
 
 enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
+
+constexpr size_t PIECE = 1024;  // numbers that are summed at a time, see kernels/sums.h
 
 // name, result, arguments
 #define LOWBIT_OPS(X)                                                                                                       \
@@ -76,7 +79,11 @@ enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
   X(decode32, bool, (const float* table, uint32_t count, const Units& u, const int32_t* codes, float* out, size_t n, size_t width)) \
   /* `most` holds bits of magnitudes, `low` and `high` are null or the range; results are merged with what is there */      \
   X(measure, void, (const float* x, size_t n, size_t width, uint32_t* most, float* low, float* high))                       \
-  X(scales, void, (const ScaleRule& r, const uint32_t* most, const float* low, const float* high, float* scale, float* zero, size_t n)) \
+  /* `second` receives zero points (MINMAX), scales of negative numbers (SIGN_SPLIT) or the smallest numbers (EXTREMES) */  \
+  X(scales, void, (const ScaleRule& r, const uint32_t* most, const float* low, const float* high, float* scale, float* second, size_t n)) \
+  /* of blocks of `width` <= PIECE numbers the sums of |x|, or with y those of (y - x)^2 */                                 \
+  X(sums, void, (const float* x, const float* y, size_t n, size_t width, double* out))                                      \
+  X(fold, double, (double* v, size_t n))                                                                                    \
   X(hifloat4, void, (const Codec& element, const Codec& scale, float seventh, const float* x, float* out, size_t n))              \
   X(philox, void, (uint32_t key0, uint32_t key1, uint64_t block, uint32_t* out, size_t blocks))                             \
   /* of a decoder, see kernels/decoder.h */                                                                                \
@@ -86,8 +93,9 @@ enum Type : int32_t { FLOAT32 = 0, BFLOAT16 = 1, FLOAT16 = 2 };
   X(accumulate, void, (float* x, const float* y, size_t n))                                                                 \
   X(attend, void, (const float* q, size_t queries, const float* k, const float* v, size_t n, size_t dim, float scale, float* scores, float* out)) \
   X(dense_rows, void, (const float* W, const float* x, size_t in, size_t first, size_t last, float* y))                     \
-  X(pack, void, (const uint8_t* codes, uint8_t* out, int bits, size_t count))                                               \
-  X(unpack, void, (const uint8_t* data, uint8_t* out, int bits, size_t count))                                              \
+  /* codes are uint8 up to 8 bits, int32 up to 16 */                                                                        \
+  X(pack, void, (const void* codes, uint8_t* out, int bits, size_t count))                                                  \
+  X(unpack, void, (const uint8_t* data, void* out, int bits, size_t count))                                                 \
   /* linear layers; m is MOST_ROWS at most */                                                                \
   X(linear_input_nbytes, size_t, (const PackedLinear& w, size_t m))                                                         \
   X(linear_input, void, (const PackedLinear& w, const float* x, size_t m, void* input))                                     \

@@ -51,6 +51,8 @@ class Mutation:
     tests: tuple[str, ...]
 
 
+SAME_BITS = "kernels/cpu/test_fake_quantize.py::test_every_target_and_number_of_threads_has_the_bits_of_the_reference"
+
 MUTATIONS = (
     Mutation(
         "ties away from zero instead of to even",
@@ -228,6 +230,51 @@ MUTATIONS = (
         "quantizers/scheme.py",
         (("level = frozen if frozen is not None else quantizer.grid(", "level = quantizer.grid("),),
         ("quantizers/test_scheme.py",),
+    ),
+    Mutation(
+        "an importance is forgotten where the extension chooses",
+        "quantizers/scheme.py",
+        (("spec.candidates and (importance is not None or outer is not None)", "spec.candidates and outer is not None"),),
+        ("kernels/cpu/test_fake_quantize.py::test_an_importance_weighs_the_errors_of_candidates",),
+    ),
+    Mutation(
+        "neighbours are added instead of halves",
+        "scaling/scaling.py",
+        (("x[..., :size].double() + x[..., size:].double()", "x[..., ::2].double() + x[..., 1::2].double()"),),
+        ("scaling/test_scaling.py",),
+    ),
+    Mutation(
+        "the scales of both signs are swapped",
+        "scaling/sign_split.py",
+        (
+            ("        above = divided(blocks.amax", "        below = divided(blocks.amax"),
+            ("        below = divided((-blocks.amin", "        above = divided((-blocks.amin"),
+        ),
+        ("scaling/test_sign_split.py",),
+    ),
+    Mutation(
+        "the scale of the tensor's largest magnitude is taken for the largest scale of a range",
+        "kernels/grid_spec.py",
+        (('MONOTONE = ("absmax", "power_of_two")', 'MONOTONE = ("absmax", "power_of_two", "minmax")'),),
+        (f"{SAME_BITS}[int4 g32 asym scale=(float8_e4m3fn tensor)]",),
+    ),
+    Mutation(
+        "four over six is told to kernels as six alone",
+        "quantizers/lowering.py",
+        (("tops = [(0, rule.high), (0, rule.low)]", "tops = [(0, rule.high), (0, rule.high)]"),),
+        (f"{SAME_BITS}[nvfp4_four_over_six]",),
+    ),
+    Mutation(
+        "numbers below the smallest normal one are rounded, not flushed",
+        "formats/minifloat.py",
+        (("        cuts[zero] = values[zero + 1]\n", "        cuts[zero] = values[zero + 1] / 2\n"),),
+        ("formats/test_minifloat.py",),
+    ),
+    Mutation(
+        "a search sees the diagonal of the Gram matrix only",
+        "solvers/llm_fp4.py",
+        (("(error @ H.double()) * error", "(error * H.double().diagonal()) * error"),),
+        ("solvers/test_llm_fp4.py",),
     ),
     Mutation(
         "the zero point is added before rounding",

@@ -195,6 +195,8 @@ def of_pychop() -> Ways:
     with contextlib.redirect_stdout(io.StringIO()):
         pychop.backend("torch")
     found: Ways = {name: {"pychop": pychop.Chop(exp_bits=e, sig_bits=m, rmode=1, subnormal=True)} for name, (e, m) in MINIFLOATS.items()}
+    for e, m in ((5, 10), (8, 7)):  # its switch for subnormal numbers
+        found[f"e{e}m{m}_ftz"] = {"pychop": pychop.Chop(exp_bits=e, sig_bits=m, rmode=1, subnormal=False)}
     for name, kind in (("mxfp4", "mxfp4_e2m1"), ("mxfp8", "mxfp8_e4m3")):
         found[name] = {"pychop": lambda x, kind=kind: blocks.mx_quantize(x, format=kind, block_size=32)}
     return found

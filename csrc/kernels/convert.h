@@ -54,6 +54,28 @@ static void read(const void* from, int32_t type, size_t at, float* to, size_t n)
   }
 }
 
+template <bool BRAIN>
+LB_INLINE void write16(const float* from, uint16_t* p, size_t n) {
+  float last[LANES] = {};
+  uint16_t rest[LANES];
+  for (size_t i = 0; i < n; i += LANES) {
+    const size_t left = n - i;
+    const float* source = from + i;
+    if (left < LANES) {
+      __builtin_memcpy(last, source, 4 * left);
+      source = last;
+    }
+    const F x = load(source);
+    const H h = __builtin_convertvector(BRAIN ? bfloat16_from_wide(x) : float16_from_wide(x), H);
+    if (left < LANES) {
+      *(HLoose*)rest = h;
+      __builtin_memcpy(p + i, rest, 2 * left);
+    } else {
+      *(HLoose*)(p + i) = h;
+    }
+  }
+}
+
 static void write(const float* from, void* to, int32_t type, size_t at, size_t n, bool streamed) {
   if (type == FLOAT32) {
     float* p = (float*)to + at;
@@ -69,22 +91,14 @@ static void write(const float* from, void* to, int32_t type, size_t at, size_t n
     return;
   }
   uint16_t* p = (uint16_t*)to + at;
-  float last[LANES] = {};
-  uint16_t rest[LANES];
-  for (size_t i = 0; i < n; i += LANES) {
-    const size_t left = n - i;
-    const float* source = from + i;
-    if (left < LANES) {
-      __builtin_memcpy(last, source, 4 * left);
-      source = last;
-    }
-    F x = load(source);
-    H h = __builtin_convertvector(type == BFLOAT16 ? bfloat16_from_wide(x) : float16_from_wide(x), H);
-    if (left < LANES) {
-      *(HLoose*)rest = h;
-      __builtin_memcpy(p + i, rest, 2 * left);
-    } else {
-      *(HLoose*)(p + i) = h;
-    }
+  const size_t head = streamed ? ((2 * LANES - ((uintptr_t)p & (2 * LANES - 1))) & (2 * LANES - 1)) / 2 : 0;
+  if (!streamed || head + LANES > n) return type == BFLOAT16 ? write16<true>(from, p, n) : write16<false>(from, p, n);
+  const size_t body = (n - head) / LANES * LANES;
+  type == BFLOAT16 ? write16<true>(from, p, head) : write16<false>(from, p, head);
+  for (size_t i = head; i < head + body; i += LANES) {
+    const F x = load(from + i);
+    stream(p + i, __builtin_convertvector(type == BFLOAT16 ? bfloat16_from_wide(x) : float16_from_wide(x), H));
   }
+  const size_t rest = head + body;
+  type == BFLOAT16 ? write16<true>(from + rest, p + rest, n - rest) : write16<false>(from + rest, p + rest, n - rest);
 }

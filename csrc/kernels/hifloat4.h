@@ -12,8 +12,8 @@ LB_INLINE U largest_of_four(U m) {
   return larger(m, swapped(m, 2));
 }
 
-// n is a multiple of 64 and at most RUN; `seventh` is 1/7 in bfloat16
-static void hifloat4(const Codec& element, const Codec& scale, float seventh, const float* x, float* out, size_t n) {
+template <class Elements>
+static void hifloat4_by(const Codec& element, const Codec& scale, float seventh, const float* x, float* out, size_t n) {
   constexpr size_t MOST = 4096 / 64;
   const size_t blocks = n / 64;
   uint32_t most[MOST] = {};
@@ -22,7 +22,7 @@ static void hifloat4(const Codec& element, const Codec& scale, float seventh, co
   for (size_t k = 0; k < blocks; k++) most[k] = most[k] >= INFINITE ? QUIET_NAN : most[k];
   for (size_t k = 0; k < MOST; k += LANES) store(level1 + k, float_of(bfloat16_from_wide(float_of(load(most + k)) * seventh) << 16));
   values(scale, Units{}, level1, level1, blocks, blocks, nullptr);
-  const Table<ShortRank, false> round{element};
+  const Elements round{element};
   for (size_t k = 0; k < blocks; k++) {
     const F L1 = all(level1[k]), r = float_of(bfloat16_from_wide(1.0f / L1) << 16);
     for (size_t i = 64 * k; i < 64 * (k + 1); i += LANES) {
@@ -37,4 +37,11 @@ static void hifloat4(const Codec& element, const Codec& scale, float seventh, co
       store(out + i, round.value(v * inverse, U{}) * unit);
     }
   }
+}
+
+// n is a multiple of 64 and at most RUN; `seventh` is 1/7 in bfloat16
+static void hifloat4(const Codec& element, const Codec& scale, float seventh, const float* x, float* out, size_t n) {
+  if (element.value_method == SHORT) return hifloat4_by<Table<ShortRank, false>>(element, scale, seventh, x, out, n);
+  if (element.value_method == LOOKUP) return hifloat4_by<Table<BucketRank, false>>(element, scale, seventh, x, out, n);
+  return hifloat4_by<Table<SearchRank, false>>(element, scale, seventh, x, out, n);
 }

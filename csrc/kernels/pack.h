@@ -1,44 +1,72 @@
-// Codes of 1 to 8 bits as one little-endian bit stream; packing.py holds the order. Eight codes of b bits fill b bytes.
+// Codes of 1 to 16 bits as one little-endian bit stream; packing.py holds the order. Eight codes of b bits fill b bytes.
+
+template <bool WIDE> struct CodeType { using Type = uint8_t; };
+template <> struct CodeType<true> { using Type = int32_t; };
+template <int BITS> using Code = typename CodeType<(BITS > 8)>::Type;
+// eight codes, or as many of them as fit 64 bits
+template <int BITS> constexpr int TOGETHER = BITS <= 8 ? 8 : 4;
 
 template <int BITS>
-static void pack_by(const uint8_t* codes, uint8_t* out, size_t count) {
+static void pack_by(const Code<BITS>* codes, uint8_t* out, size_t count) {
+  constexpr int N = TOGETHER<BITS>, BYTES = N * BITS / 8;
+  constexpr bool HALF_BYTES = N * BITS % 8 != 0;  // four codes of an odd number of bits end inside a byte: eight of them do not
   size_t i = 0;
-  for (; i + 8 <= count; i += 8, out += BITS) {
-    uint64_t word = 0;
-    for (int k = 0; k < 8; k++) word |= (uint64_t)codes[i + k] << (k * BITS);
-    for (int k = 0; k < BITS; k++) out[k] = (uint8_t)(word >> 8 * k);
+  if (!HALF_BYTES)
+    for (; i + N <= count; i += N, out += BYTES) {
+      uint64_t word = 0;
+      for (int k = 0; k < N; k++) word |= (uint64_t)codes[i + k] << (k * BITS);
+      for (int k = 0; k < BYTES; k++) out[k] = (uint8_t)(word >> 8 * k);
+    }
+  uint64_t held = 0;
+  int bits = 0;
+  for (; i < count; i++) {
+    held |= (uint64_t)codes[i] << bits;
+    for (bits += BITS; bits >= 8; bits -= 8, held >>= 8) *out++ = (uint8_t)held;
   }
-  uint64_t word = 0;
-  for (size_t k = i; k < count; k++) word |= (uint64_t)codes[k] << ((k - i) * BITS);
-  for (size_t k = 0; 8 * k < (count - i) * BITS; k++) out[k] = (uint8_t)(word >> 8 * k);
+  if (bits) *out = (uint8_t)held;
 }
 
 template <int BITS>
-static void unpack_by(const uint8_t* data, uint8_t* out, size_t count) {
-  constexpr uint8_t mask = (uint8_t)((1u << BITS) - 1);
+static void unpack_by(const uint8_t* data, Code<BITS>* out, size_t count) {
+  constexpr int N = TOGETHER<BITS>, BYTES = N * BITS / 8;
+  constexpr bool HALF_BYTES = N * BITS % 8 != 0;
+  constexpr uint32_t mask = (1u << BITS) - 1;
   size_t i = 0;
-  for (; i + 8 <= count; i += 8, data += BITS) {
-    uint64_t word = 0;
-    for (int k = 0; k < BITS; k++) word |= (uint64_t)data[k] << 8 * k;
-    for (int k = 0; k < 8; k++) out[i + k] = (uint8_t)(word >> (k * BITS)) & mask;
+  if (!HALF_BYTES)
+    for (; i + N <= count; i += N, data += BYTES) {
+      uint64_t word = 0;
+      for (int k = 0; k < BYTES; k++) word |= (uint64_t)data[k] << 8 * k;
+      for (int k = 0; k < N; k++) out[i + k] = (Code<BITS>)((uint32_t)(word >> (k * BITS)) & mask);
+    }
+  uint64_t held = 0;
+  int bits = 0;
+  for (; i < count; i++) {
+    for (; bits < BITS; bits += 8) held |= (uint64_t)*data++ << bits;
+    out[i] = (Code<BITS>)((uint32_t)held & mask);
+    held >>= BITS;
+    bits -= BITS;
   }
-  uint64_t word = 0;
-  for (size_t k = 0; 8 * k < (count - i) * BITS; k++) word |= (uint64_t)data[k] << 8 * k;
-  for (size_t k = i; k < count; k++) out[k] = (uint8_t)(word >> ((k - i) * BITS)) & mask;
 }
 
-#define LOWBIT_WIDTHS(f, ...)       \
-  switch (bits) {                   \
-    case 1: return f<1>(__VA_ARGS__); \
-    case 2: return f<2>(__VA_ARGS__); \
-    case 3: return f<3>(__VA_ARGS__); \
-    case 4: return f<4>(__VA_ARGS__); \
-    case 5: return f<5>(__VA_ARGS__); \
-    case 6: return f<6>(__VA_ARGS__); \
-    case 7: return f<7>(__VA_ARGS__); \
-    default: return f<8>(__VA_ARGS__); \
+#define LOWBIT_WIDTH(n) \
+  case n: return LOWBIT_BY(n);
+#define LOWBIT_WIDTHS                                                                                    \
+  switch (bits) {                                                                                        \
+    LOWBIT_WIDTH(1) LOWBIT_WIDTH(2) LOWBIT_WIDTH(3) LOWBIT_WIDTH(4) LOWBIT_WIDTH(5) LOWBIT_WIDTH(6)      \
+    LOWBIT_WIDTH(7) LOWBIT_WIDTH(8) LOWBIT_WIDTH(9) LOWBIT_WIDTH(10) LOWBIT_WIDTH(11) LOWBIT_WIDTH(12)   \
+    LOWBIT_WIDTH(13) LOWBIT_WIDTH(14) LOWBIT_WIDTH(15) default: return LOWBIT_BY(16);                    \
   }
 
-static void pack(const uint8_t* codes, uint8_t* out, int bits, size_t count) { LOWBIT_WIDTHS(pack_by, codes, out, count) }
-static void unpack(const uint8_t* data, uint8_t* out, int bits, size_t count) { LOWBIT_WIDTHS(unpack_by, data, out, count) }
+static void pack(const void* codes, uint8_t* out, int bits, size_t count) {
+#define LOWBIT_BY(n) pack_by<n>((const Code<n>*)codes, out, count)
+  LOWBIT_WIDTHS
+#undef LOWBIT_BY
+}
+
+static void unpack(const uint8_t* data, void* out, int bits, size_t count) {
+#define LOWBIT_BY(n) unpack_by<n>(data, (Code<n>*)out, count)
+  LOWBIT_WIDTHS
+#undef LOWBIT_BY
+}
 #undef LOWBIT_WIDTHS
+#undef LOWBIT_WIDTH

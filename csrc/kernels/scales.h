@@ -1,4 +1,4 @@
-// From the numbers of blocks to their scales; scaling/{absmax,power_of_two,minmax}.py hold the definitions.
+// From the numbers of blocks to their scales; scaling/{absmax,power_of_two,minmax,sign_split}.py hold the definitions.
 
 #if defined(__AVX512F__)
 // lanes of both in pairs of `distance`: the larger one of a pair of a where the lane's bit is clear, of b where it is set
@@ -48,6 +48,8 @@ static void measure(const float* x, size_t n, size_t width, uint32_t* most, floa
     U m = {}, other = {};
     F l = {}, h = {};
     if (low) {
+      l = all(low[block]);
+      h = all(high[block]);
       for (; i + LANES <= end; i += LANES) {
         const F v = load(x + i);
         m = larger(m, bits_of(v) & MAGNITUDE);
@@ -113,7 +115,7 @@ LB_INLINE F minmax_zero(const ScaleRule& r, F low, F scale) {
   return smaller(larger(rounded, all(r.low)), all(r.high));
 }
 
-LB_INLINE void lanes_of_scales(const ScaleRule& r, const uint32_t* most, const float* low, const float* high, float* scale, float* zero) {
+LB_INLINE void lanes_of_scales(const ScaleRule& r, const uint32_t* most, const float* low, const float* high, float* scale, float* second) {
   const U a = load(most);
   U s;
   if (r.rule == POWER_OF_TWO) {
@@ -121,17 +123,24 @@ LB_INLINE void lanes_of_scales(const ScaleRule& r, const uint32_t* most, const f
   } else if (r.rule == MINMAX) {
     const F found = minmax_scale(r, load(low), load(high));
     s = bits_of(found);
-    store(zero, minmax_zero(r, load(low), float_of(select(a >= all(INFINITE), all(QUIET_NAN), s))));
+    store(second, minmax_zero(r, load(low), float_of(select(a >= all(INFINITE), all(QUIET_NAN), s))));
+  } else if (r.rule == SIGN_SPLIT) {
+    s = held(load(high) / r.high + 0.0f);
+    const U negative = held(load(low) / r.low + 0.0f);
+    store((uint32_t*)second, select(a >= all(INFINITE), all(QUIET_NAN), negative));
+  } else if (r.rule == EXTREMES) {
+    s = bits_of(load(high));
+    store(second, load(low));
   } else {
     s = held(float_of(a) / r.top);
   }
   store((uint32_t*)scale, select(a >= all(INFINITE), all(QUIET_NAN), s));
 }
 
-static void scales(const ScaleRule& r, const uint32_t* most, const float* low, const float* high, float* scale, float* zero, size_t n) {
+static void scales(const ScaleRule& r, const uint32_t* most, const float* low, const float* high, float* scale, float* second, size_t n) {
   size_t i = 0;
   for (; i + LANES <= n; i += LANES)
-    lanes_of_scales(r, most + i, low ? low + i : nullptr, high ? high + i : nullptr, scale + i, zero ? zero + i : nullptr);
+    lanes_of_scales(r, most + i, low ? low + i : nullptr, high ? high + i : nullptr, scale + i, second ? second + i : nullptr);
   if (const size_t left = n - i) {
     uint32_t m[LANES] = {};
     float l[LANES] = {}, h[LANES] = {}, s[LANES], z[LANES] = {};
@@ -140,6 +149,6 @@ static void scales(const ScaleRule& r, const uint32_t* most, const float* low, c
     if (high) __builtin_memcpy(h, high + i, 4 * left);
     lanes_of_scales(r, m, l, h, s, z);
     __builtin_memcpy(scale + i, s, 4 * left);
-    if (zero) __builtin_memcpy(zero + i, z, 4 * left);
+    if (second) __builtin_memcpy(second + i, z, 4 * left);
   }
 }

@@ -10,6 +10,7 @@ namespace lowbit::avx2 {
 #include "../kernels/codecs.h"
 #include "../kernels/blocks.h"
 #include "../kernels/scales.h"
+#include "../kernels/sums.h"
 #include "../kernels/hifloat4.h"
 #include "../kernels/philox.h"
 #include "../kernels/pack.h"

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+import lowbit
 from lowbit import catalog
 from lowbit.errors import UnsupportedError
 from lowbit.formats.minifloat import bfloat16, float8_e4m3fn, float8_e8m0fnu, float16, from_name, minifloat
+from lowbit.kernels.op import backend
+from lowbit.quantizers.spec import format_named
 from lowbit.rounding.ieee754 import nearest_even
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
@@ -301,3 +304,20 @@ def test_other_names_are_none_of_the_family():
 
 def test_aliases():
     assert catalog.find("format", "e4m3fn") is float8_e4m3fn and catalog.find("format", "bf16") is bfloat16
+
+
+@pytest.mark.parametrize("name, dtype, least", [("e5m10", torch.float16, 2.0**-14), ("e8m7", torch.bfloat16, 2.0**-126)])
+def test_without_subnormal_numbers(name, dtype, least):
+    """As torch's cast, but what is below the smallest normal number is zero before anything is rounded."""
+    fmt = format_named(f"{name}_ftz")
+    assert fmt.min_positive == least and fmt.levels == 2**16 - 2 * (2 ** int(name.partition("m")[2]) - 1)
+    halves = torch.arange(1 << 16).to(torch.int32).to(torch.int16).view(dtype).float()
+    x = torch.cat([halves, torch.nextafter(halves, torch.tensor(torch.inf)), torch.nextafter(halves, torch.tensor(0.0)), torch.randn(9999)])
+    x = x[torch.isfinite(x) & (x.abs() < torch.finfo(dtype).max)]
+    expected = torch.where(x.abs() < least, torch.copysign(torch.zeros(()), x), x.to(dtype).float())
+    found = fmt.decode(fmt.encode(x))
+    assert torch.equal(found, expected) and torch.equal(torch.signbit(found), torch.signbit(expected))
+    with backend("cpu"):
+        assert torch.equal(lowbit.fake_quantize(x, f"{name}_ftz"), expected)
+    assert fmt.decode(fmt.encode(torch.tensor([torch.inf]), overflow="special")).item() == torch.inf
+    assert fmt.decode(fmt.encode(torch.tensor([least / 4]), catalog.find("rounding", "up"))).item() == least

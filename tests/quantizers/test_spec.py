@@ -126,6 +126,14 @@ def test_a_quantizer_is_returned_as_it_is():
         (quantizer("int4 g64 asym"), "uint4 g64 minmax"),
         (quantizer("table(-1;0.1;1) row"), "table(-1;0.1;1) row"),
         (quantizer("mxfp4 g16 even scale=e8m0"), "mxfp4 g16 even"),
+        (quantizer("mxfp4 rceil g64"), "mxfp4 g64 rceil"),
+        (quantizer("mxfp4 g256 rceil"), "zeroquant_fp_m1"),
+        (quantizer("e2m1 flat64"), "float4_e2m1fn flat64"),
+        (quantizer("e2m1 g32"), "float4_e2m1fn g32"),
+        (quantizer("e2m1 g128 sign_split round=up"), "afpq4 round=up"),
+        (quantizer("nvfp4 g32 round=stochastic"), "nvfp4 g32 round=stochastic"),
+        (quantizer("int8 g32"), "int8 g32"),
+        (quantizer("e4m3fn row"), "float8_e4m3fn row"),
     ],
 )
 def test_it_prints_short(value, words):

@@ -63,6 +63,17 @@ def test_fixed_sum_is_the_sum(count):
     assert fixed_sum(x.reshape(1, -1)).dtype == torch.float64
 
 
+def test_the_order_of_a_sum():
+    """Halves are added: of 4 numbers the first and third, the second and fourth. Neighbours, or one after another, give 0 or 1."""
+    large = 2.0**60
+    assert fixed_sum(torch.tensor([large, 1.0, -large, 1.0], dtype=torch.float64)).item() == 2
+    padded = torch.tensor([large, 1.0, 3.0, 5.0, -large, 1.0], dtype=torch.float64)  # to 8: the fifth meets the first
+    assert fixed_sum(padded).item() == 10
+    pieces = torch.zeros(3, 1024, dtype=torch.float64)
+    pieces[0, 7], pieces[1, 7], pieces[2, 7] = large, 1.0, -large  # pieces are summed alone; their sums are folded: 3 fill up to 4
+    assert fixed_sum(pieces.reshape(-1)).item() == 1
+
+
 def negative(blocks, fmt, importance=None):
     return Affine(-amax(blocks) / fmt.top)
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from typing import Literal
+
+import torch
+from torch import Tensor
 
 from lowbit.catalog import Source, register
 from lowbit.errors import UnsupportedError
+from lowbit.formats.format import Overflow
+from lowbit.formats.middles import to_nearest
 from lowbit.formats.table import TableFormat
+from lowbit.rounding.ieee754 import nearest_even
+from lowbit.rounding.rounding import Rounding
 
 FP8 = Source(
     "FP8 Formats for Deep Learning",
@@ -50,7 +58,6 @@ POWER = Source(
     2022,
     "arXiv:2208.09225",
     parts="any split of the bits between exponent and mantissa, any real bias; the search over both for the least squared error",
-    departs="A range is searched in steps of 0.05 of the largest magnitude, not of 0.01.",
     records=("fp8-exponent",),
 )
 
@@ -124,19 +131,51 @@ float16 = _add(IEEE754, minifloat("float16", 5, 10), "binary16", "fp16", "half")
 bfloat16 = _add(IEEE754, minifloat("bfloat16", 8, 7), "bf16")
 
 
-NAME = re.compile(r"(?P<unsigned>u?)e(?P<E>\d+)m(?P<M>\d+)(?:b(?P<bias>-?\d+(?:\.\d+)?))?(?P<specials>fnuz|fn|f|)")
+@dataclass(frozen=True, eq=False)
+class FlushedFormat(TableFormat):
+    """A minifloat whose smallest numbers are zeros: roundings to nearest take all that is below the smallest normal number to zero.
+
+    Other roundings act on the numbers.
+    """
+
+    def cutpoints(
+        self, rounding: Rounding = nearest_even, dtype: torch.dtype = torch.float32, overflow: Overflow = "saturate", table: int = 0
+    ) -> Tensor:
+        """For each pair of neighbours the smallest input that goes up; see ``TableFormat``."""
+        cuts = super().cutpoints(rounding, dtype, overflow, table)
+        if not to_nearest(rounding):
+            return cuts
+        values, cuts = self.lines[table].ends(overflow)[0], cuts.clone()
+        zero = values.index(0.0)
+        cuts[zero] = values[zero + 1]
+        if zero:
+            cuts[zero - 1] = -torch.nextafter(torch.tensor(-values[zero - 1], dtype=dtype), torch.zeros((), dtype=dtype))
+        return cuts
+
+
+def flushed(name: str, fmt: TableFormat, mantissa: int) -> FlushedFormat:
+    """A minifloat without subnormal numbers: codes with exponent 0 are zeros of their sign (FTZ and DAZ of processors)."""
+    half = len(fmt.values) // (1 + (fmt.min < 0))
+    tiny = [1 <= code % half < 2**mantissa for code in range(len(fmt.values))]
+    values = tuple(math.copysign(0.0, v) if small else v for v, small in zip(fmt.values, tiny, strict=True))
+    return FlushedFormat(name, values, reserved=frozenset(code for code, small in enumerate(tiny) if small))
+
+
+NAME = re.compile(r"(?P<unsigned>u?)e(?P<E>\d+)m(?P<M>\d+)(?:b(?P<bias>-?\d+(?:\.\d+)?))?(?P<specials>fnuz|fn|f|)(?P<flush>(?:_ftz)?)")
 
 
 @register("format family", "eXmY", POWER)
 def from_name(name: str) -> TableFormat | None:
-    """Any minifloat by its name: [u]e<exponent>m<mantissa>[b<bias>][fn|fnuz|f].
+    """Any minifloat by its name: [u]e<exponent>m<mantissa>[b<bias>][fn|fnuz|f][_ftz].
 
     No suffix keeps Inf and NaN as IEEE 754 does; ``fn`` has NaN at the all-ones code, ``fnuz`` one NaN at the code
-    of -0, ``f`` nothing but numbers; ``u`` leaves out the sign; ``b`` sets the bias, real numbers allowed.
+    of -0, ``f`` nothing but numbers; ``u`` leaves out the sign; ``b`` sets the bias, real numbers allowed; ``_ftz`` has no
+    subnormal numbers.
     """
     match = NAME.fullmatch(name)
     if match is None:
         return None
     kinds: dict[str, Specials] = {"": "ieee", "fn": "fn", "fnuz": "fnuz", "f": "numbers"}
     bias = None if match["bias"] is None else float(match["bias"])
-    return minifloat(name, int(match["E"]), int(match["M"]), bias=bias, specials=kinds[match["specials"]], signed=not match["unsigned"])
+    found = minifloat(name, int(match["E"]), int(match["M"]), bias=bias, specials=kinds[match["specials"]], signed=not match["unsigned"])
+    return flushed(name, found, int(match["M"])) if match["flush"] else found

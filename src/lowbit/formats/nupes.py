@@ -17,8 +17,8 @@ YVINEC = Source(
     2023,
     "arXiv:2308.05600",
     parts="power automorphisms, and the search over the exponent of PowerQuant (arXiv:2301.09858)",
-    departs="Rounding to nearest is in the domain of the power, as in the paper, not on the numbers. Exponents are 0.25, 0.3 .. 1. The "
-    "gradient method is not here.",
+    departs="Rounding to nearest is in the domain of the power, as in the paper, not on the numbers. The quantizers try the "
+    "exponents 0.25, 0.3 .. 1, the solver goes on from there along the derivative; the soft rounding of the gradient method is not here.",
     records=("nupes",),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -45,19 +45,30 @@ class ScaleRule:
     """How the numbers of a block give its scale (and zero point).
 
     Args:
-        kind: ``none`` is a plain cast, ``hifloat4`` three levels of scales for 64 numbers.
+        kind: ``none`` is a plain cast, ``hifloat4`` three levels of scales for 64 numbers. A rule that has ``candidates`` is absmax.
+            ``extremes`` measures the smallest and largest number of a block, of which ``units`` makes everything else.
         top: absmax: what the largest magnitude is mapped to. hifloat4: 1/7 in bfloat16.
         top_exponent: power_of_two: floor(log2) of the format's largest number.
         threshold: power_of_two: 23-bit mantissas of the maximum from here on take the next power of two.
-        low, high: minmax: the smallest and largest integer of the format.
+        low, high: minmax and sign_split: the smallest and largest number of the format.
+        factor: absmean: of the mean magnitude.
     """
 
-    kind: Literal["none", "absmax", "power_of_two", "minmax", "hifloat4"] = "none"
+    kind: Literal["none", "absmax", "power_of_two", "minmax", "hifloat4", "sign_split", "absmean", "extremes"] = "none"
     top: float = 1.0
     top_exponent: int = 0
     threshold: int = 1 << 24
     low: float = 0.0
     high: float = 0.0
+    factor: float = 1.0
+
+
+class Candidate(NamedTuple):
+    """One of several ways of quantizing a block: scale = share * (max|x| / top), both float32."""
+
+    numbers: Numbers
+    top: float
+    share: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +76,50 @@ class GridSpec:
     """A quantizer whose scales a kernel can find by itself.
 
     Args:
-        scale: how scales are stored: None as float32, Numbers by a cast, a GridSpec by a quantizer with scales of its own.
+        scale: how scales are stored: None as float32, Numbers by a cast, a GridSpec by a quantizer with scales of its own. What no
+            record says is a function from scales to stored scales.
+        candidates: ways of which each block keeps the one with the least squared error as stored, of equals the first; `numbers` and
+            the rule's top are then not used.
+        units: from the smallest and largest number of each block to what moves its numbers.
     """
 
     numbers: Numbers
     blocks: Blocks
     rule: ScaleRule
-    scale: Numbers | GridSpec | None = None
+    scale: Numbers | GridSpec | Callable[[Tensor], Tensor] | None = None
+    candidates: tuple[Candidate, ...] = ()
+    units: Callable[[Tensor, Tensor], Units] | None = None
+
+    @property
+    def under_one(self) -> GridSpec | None:
+        """How scales are stored, where they are multiples of one number that the tensor's largest magnitude decides."""
+        stored = self.scale
+        if not isinstance(stored, GridSpec) or stored.blocks.size is not None or stored.candidates or self.rule.kind not in MONOTONE:
+            return None
+        return stored if stored.rule.kind in MONOTONE and not isinstance(stored.scale, GridSpec) and not callable(stored.scale) else None
+
+
+#: rules whose scale grows with the largest magnitude and depends on nothing else
+MONOTONE = ("absmax", "power_of_two")
+
+
+class Scales(NamedTuple):
+    """What a kernel finds for each block, as the rule gives it and before it is stored.
+
+    Shapes:
+        all     ``blocks.counts(shape)``; None where the rule has none
+
+    Args:
+        scale: of candidates the largest magnitude, of extremes the largest number; NaN where a number is not finite.
+        low: the smallest number.
+        chosen: which candidate the block keeps, int64.
+    """
+
+    scale: Tensor
+    zero: Tensor | None = None
+    negative: Tensor | None = None
+    low: Tensor | None = None
+    chosen: Tensor | None = None
 
 
 class Units(NamedTuple):

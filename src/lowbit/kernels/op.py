@@ -18,7 +18,7 @@ from lowbit.errors import NoKernel, UnknownName
 BACKENDS = {"cpu": "lowbit._cpu"}
 
 #: module -> the number of its interface; one that was built from older sources is not used
-INTERFACES = {"lowbit._cpu": 3}
+INTERFACES = {"lowbit._cpu": 4}
 
 #: the torch code of quantizers/, which takes everything
 REFERENCE = "reference"
@@ -108,6 +108,9 @@ class Op:
 FAKE_QUANTIZE, QUANTIZE, SCALES, ENCODE, DEQUANTIZE, PACK, UNPACK = (
     Op(name) for name in ("fake_quantize", "quantize", "scales", "encode", "dequantize", "pack", "unpack")
 )
+
+#: which of several quantizers of a whole tensor has the least squared error
+BEST = Op("best")
 
 #: a linear on packed codes, with activations as they are and in int8
 QLINEAR, QLINEAR_INT8 = Op("qlinear"), Op("qlinear_int8")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lowbit.errors import CheckpointError, ShapeError, UnsupportedError
+from lowbit.kernels.op import BEST
 from lowbit.quantizers.grid import Grid, QTensor
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.scheme import Scheme
@@ -53,16 +54,23 @@ class Best(Quantizer):
         return self.quantize(x, importance).grid
 
     def quantize(self, x: Tensor, importance: Tensor | None = None, noise: Tensor | None = None) -> QTensor:
-        """The tensor as the best option gives it. Where the error of all is NaN that is the first."""
-        best: BestTensor | None = None
-        least = torch.inf
+        """The tensor as the best option gives it."""
+        k = self.choice(x, importance)
+        q = self.options[k].quantize(x, importance)
+        return BestTensor(q.codes, q.grid, k)
+
+    def choice(self, x: Tensor, importance: Tensor | None = None) -> int:
+        """The number of the best option. Where the error of all is NaN that is the first."""
+        told = "errors are weighed by an importance"
+        kernel = BEST.kernel(x, tuple(o.lowered if importance is None else told for o in self.options))
+        if kernel is not None:
+            return kernel.run(x, tuple(o.lowered for o in self.options))  # type: ignore[no-any-return]
+        best, least = 0, torch.inf
         for k, option in enumerate(self.options):
-            q = option.quantize(x, importance)
-            error = (q.dequantize() - x.float()).square()
+            error = (option.quantize(x, importance).dequantize() - x.float()).square()
             total = float(fixed_sum((error if importance is None else error * importance).reshape(-1)))
-            if best is None or total < least:
-                best, least = BestTensor(q.codes, q.grid, k), total
-        assert best is not None
+            if total < least:
+                best, least = k, total
         return best
 
     def nbytes(self, shape: tuple[int, ...]) -> int:

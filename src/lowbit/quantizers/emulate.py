@@ -9,6 +9,7 @@ from lowbit import philox
 from lowbit.errors import ShapeError, SpecError
 from lowbit.kernels.op import FAKE_QUANTIZE
 from lowbit.philox import Key
+from lowbit.quantizers.best import Best
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.spec import quantizer as parse
 from lowbit.quantizers.spec import text
@@ -44,6 +45,8 @@ def fake_quantize(x: Tensor, spec: str | Quantizer, out: Tensor | None = None, *
 def _fake_quantize(x: Tensor, quantizer: Quantizer, out: Tensor | None, key: Key) -> Tensor:
     if out is not None and out.shape != x.shape:
         raise ShapeError(f"out is {tuple(out.shape)}, x is {tuple(x.shape)}")
+    if isinstance(quantizer, Best):
+        quantizer = quantizer.options[quantizer.choice(x)]
     noisy = getattr(getattr(quantizer, "rounding", None), "noisy", False)
     told = (x, getattr(quantizer, "lowered", f"{type(quantizer).__name__} has a grid of its own"), out, key.words() if noisy else None)
     kernel = FAKE_QUANTIZE.kernel(*told)

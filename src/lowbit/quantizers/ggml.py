@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from lowbit.formats.integer import INTEGERS
 from lowbit.formats.minifloat import float8_e8m0fnu, float16
 from lowbit.formats.table import TableFormat
 from lowbit.formats.ternary import ternary
+from lowbit.kernels.grid_spec import GridSpec
 from lowbit.packing import pack
 from lowbit.quantizers.ggml_bytes import LAYOUTS, join, split
 from lowbit.quantizers.grid import Grid, QTensor
@@ -52,6 +54,13 @@ class GGMLBlocks(Quantizer):
     name: str
     scheme: Scheme
     shift: float | None = None
+
+    @cached_property
+    def lowered(self) -> GridSpec | str:
+        """What kernels are told, or why they cannot be told."""
+        if self.shift is not None:
+            return f"{self.name} takes the integer part of (x - min) / d + {self.shift:g}, with d and min before they are stored"
+        return self.scheme.lowered
 
     def grid(self, x: Tensor, importance: Tensor | None = None, outer: Grid | None = None) -> Grid:
         """That of the scheme; scales are the stored ones.

@@ -75,14 +75,18 @@ class Grid:
             return offset.unsqueeze(-1)
         return self.blocks.split(self.offset_blocks.expand(offset, self.shape))
 
-    def _units(self) -> Units | str:
+    def units(self) -> Units | str:
         """One value a block of everything beside the format, or why there is none."""
         if self.table is not None or self.order is not None:
             return "blocks have tables of their own" if self.order is None else "the columns are in another order"
-        if self.offset is not None and self.offset_blocks not in (None, self.blocks):
+        whole = self.offset_blocks is not None and self.offset_blocks.size is None
+        if self.offset is not None and self.offset_blocks not in (None, self.blocks) and not whole:
             return f"offsets have blocks of their own, {self.offset_blocks}"
         values = (self.scale, self.zero, self.offset, self.negative, self.inverse)
-        return Units(*(None if v is None else dense(v) for v in values))
+        found = Units(*(None if v is None else dense(v) for v in values))
+        if not whole or found.offset is None:
+            return found
+        return found._replace(offset=found.offset.expand(self.blocks.counts(self.shape)))
 
     def choose(self, x: Tensor, rounding: Rounding = nearest_even, noise: Tensor | None = None) -> QTensor:
         """The codes of x.
@@ -98,7 +102,7 @@ class Grid:
             raise ShapeError(f"the grid was made for {tuple(self.shape)}, the tensor is {tuple(x.shape)}")
         if self.table is not None and type(self.format) is TableFormat:
             return QTensor(self._by_table(lambda grid: grid.choose(x, rounding, noise).codes), self)
-        told = (x, numbers_of(self.format, rounding, self.overflow), self.blocks, self._units(), noise)
+        told = (x, numbers_of(self.format, rounding, self.overflow), self.blocks, self.units(), noise)
         kernel = ENCODE.kernel(*told)
         if kernel is not None:
             return QTensor(kernel.run(*told), self)
@@ -146,7 +150,7 @@ class Grid:
         """The float32 numbers of codes of this grid."""
         if self.table is not None and type(self.format) is TableFormat:
             return self._by_table(lambda grid: grid.dequantize(codes))
-        told = (codes, decoded_of(self.format), self.blocks, self._units())
+        told = (codes, decoded_of(self.format), self.blocks, self.units())
         kernel = DEQUANTIZE.kernel(*told)
         if kernel is not None:
             return kernel.run(*told)  # type: ignore[no-any-return]

@@ -41,8 +41,6 @@ class HiFloat4(Quantizer):
     @cached_property
     def lowered(self) -> GridSpec | str:
         """What kernels are told, or why they cannot be told."""
-        if self.element.bits > 4:
-            return f"the kernel holds elements of 4 bits, {self.element.name} has {self.element.bits}"
         element, stored = numbers_of(self.element, nearest_even, "saturate"), numbers_of(scale, nearest_even, "saturate")
         if isinstance(element, str) or isinstance(stored, str):
             return f"{element}; {stored}"

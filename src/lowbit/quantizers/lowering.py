@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,13 +13,17 @@ from torch import Tensor
 
 from lowbit.formats.format import Format, Overflow
 from lowbit.formats.table import TableFormat
-from lowbit.kernels.grid_spec import GridSpec, Numbers, ScaleRule
-from lowbit.rounding.ieee754 import down
+from lowbit.kernels.grid_spec import Candidate, GridSpec, Numbers, ScaleRule
+from lowbit.rounding.ieee754 import down, nearest_even
 from lowbit.rounding.rounding import Rounding
 from lowbit.rounding.stochastic import stochastic
 from lowbit.scaling.absmax import Absmax
+from lowbit.scaling.absmean import Absmean
+from lowbit.scaling.four_over_six import FourOverSix
 from lowbit.scaling.minmax import MinMax
+from lowbit.scaling.mse import MSE
 from lowbit.scaling.power_of_two import PowerOfTwo
+from lowbit.scaling.sign_split import SignSplit
 
 if TYPE_CHECKING:
     from lowbit.quantizers.scheme import Scheme
@@ -29,25 +34,71 @@ NEVER = 1 << 24
 
 def lowered(scheme: Scheme) -> GridSpec | str:
     """What kernels are told about a scheme, or why they cannot be told."""
-    numbers = numbers_of(scheme.format, scheme.rounding, scheme.overflow)
+    if scheme.center is not None:
+        return f"the mean of {scheme.center} is subtracted first"
+    candidates = candidates_of(scheme)
+    if isinstance(candidates, str):
+        return candidates
+    numbers = candidates[0].numbers if candidates else numbers_of(scheme.format, scheme.rounding, scheme.overflow)
     if isinstance(numbers, str):
         return numbers
     if scheme.scaling is None:
         return GridSpec(numbers, scheme.blocks, ScaleRule())
-    if scheme.center is not None:
-        return f"the mean of {scheme.center} is subtracted first"
-    rule = rule_of(scheme.scaling, scheme.format)
+    rule = ScaleRule("absmax") if candidates else rule_of(scheme.scaling, scheme.format)
     if isinstance(rule, str):
+        if getattr(scheme.scaling, "extremes", False):
+            return GridSpec(numbers, scheme.blocks, ScaleRule("extremes"), units=scheme.units)
         return rule
     stored = scheme.scale_quantizer
     if stored is None:
-        return GridSpec(numbers, scheme.blocks, rule)
-    scale = getattr(stored, "lowered", f"scales are stored by {type(stored).__name__}, which has a grid of its own")
-    if isinstance(scale, str):
-        return f"scales: {scale}"
-    if scale.numbers.stochastic:
+        return GridSpec(numbers, scheme.blocks, rule, None, candidates)
+    scale = getattr(stored, "lowered", "")
+    if isinstance(scale, GridSpec) and scale.numbers.stochastic:
         return "scales: stochastic rounding needs noise of their own"
-    return GridSpec(numbers, scheme.blocks, rule, scale.numbers if scale.rule.kind == "none" else scale)
+    if isinstance(scale, GridSpec) and scale.rule.kind == "none":
+        return GridSpec(numbers, scheme.blocks, rule, scale.numbers, candidates)
+    if rule.kind == "sign_split":
+        return "the scales of both signs share what they are multiples of"
+    if isinstance(scale, GridSpec):
+        return GridSpec(numbers, scheme.blocks, rule, scale, candidates)
+    return GridSpec(numbers, scheme.blocks, rule, _storing(stored), candidates)
+
+
+def _storing(quantizer: Any) -> Callable[[Tensor], Tensor]:
+    """Scales as a quantizer stores them that kernels cannot be told."""
+
+    def stored(scale: Tensor) -> Tensor:
+        found = quantizer.grid(scale).choose(scale, getattr(quantizer, "rounding", nearest_even)).dequantize()
+        return found.float()  # type: ignore[no-any-return]
+
+    return stored
+
+
+def candidates_of(scheme: Scheme) -> tuple[Candidate, ...] | str:
+    """The ways among which each block of a scheme chooses; none where its rule gives one scale."""
+    rule, fmt = scheme.scaling, scheme.format
+    tables = len(getattr(fmt, "alternatives", ())) + 1
+    if type(rule) not in (MSE, FourOverSix) and (tables == 1 or type(rule) is not Absmax):
+        return ()
+    if not isinstance(fmt, TableFormat) or (tables > 1 and type(fmt) is not TableFormat):
+        return f"{fmt.name} is not given by tables alone"
+    if scheme.rounding is not nearest_even:
+        return f"candidates are compared after rounding to nearest even, {scheme.rounding.name} is used later"
+    ways = [numbers_of(fmt.alone(k) if tables > 1 else fmt, nearest_even, scheme.overflow) for k in range(tables)]
+    if any(isinstance(way, str) for way in ways):
+        return next(way for way in ways if isinstance(way, str))
+    shares = rule.shares if isinstance(rule, MSE) else [1.0]
+    if isinstance(rule, FourOverSix):
+        if tables > 1 or rule.high > fmt.max:
+            return f"{rule} does not fit {fmt.name}"
+        tops = [(0, rule.high), (0, rule.low)]
+    else:
+        given = rule.top if isinstance(rule, Absmax) else None
+        if given is not None and tables > 1:
+            return f"{rule} leaves the tables of {fmt.name} but the first unused"
+        tops = list(enumerate(fmt.tops() if given is None else (given,)))
+    found = [Candidate(ways[k], float(np.float32(top)), float(np.float32(share))) for share in shares for k, top in tops]  # type: ignore[arg-type]
+    return tuple(found) if len(found) <= 256 else f"{len(found)} candidates; kernels compare 256"
 
 
 def numbers_of(fmt: Format, rounding: Rounding, overflow: Overflow) -> Numbers | str:
@@ -115,4 +166,8 @@ def rule_of(scaling: object, fmt: TableFormat | Format) -> ScaleRule | str:
         if fmt.max - fmt.min != fmt.levels - 1 or fmt.min != int(fmt.min):
             return f"minmax needs a format of consecutive integers, {fmt.name} is none"
         return ScaleRule("minmax", low=fmt.min, high=fmt.max)
-    return f"the scale rule {scaling} is not known to kernels"
+    if type(scaling) is SignSplit and fmt.min < 0 < fmt.max:
+        return ScaleRule("sign_split", low=fmt.min, high=fmt.max)
+    if type(scaling) is Absmean:
+        return ScaleRule("absmean", factor=scaling.factor)
+    return f"the scale rule {scaling} needs more of a block than its largest, smallest or mean number"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from lowbit.errors import CheckpointError
+from lowbit.kernels.grid_spec import GridSpec
 from lowbit.packing import pack, packed_nbytes
 from lowbit.quantizers.grid import Grid, QTensor
 from lowbit.quantizers.quantizer import Quantizer
@@ -38,6 +40,11 @@ class RadixPacked(Quantizer):
     """
 
     scheme: Scheme
+
+    @cached_property
+    def lowered(self) -> GridSpec | str:
+        """What kernels are told of its numbers; how they are packed is another matter."""
+        return self.scheme.lowered
 
     def grid(self, x: Tensor, importance: Tensor | None = None, outer: Grid | None = None) -> Grid:
         """That of the scheme."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from lowbit.blocks import Blocks
 from lowbit.errors import CheckpointError, UnsupportedError
 from lowbit.formats.format import Format, Overflow
-from lowbit.kernels.grid_spec import GridSpec
+from lowbit.kernels.grid_spec import GridSpec, Scales, Units
 from lowbit.kernels.op import QUANTIZE, SCALES
 from lowbit.packing import packed_nbytes, unpack
 from lowbit.quantizers.grid import Grid, QTensor, table_bits, unpack_codes, unpack_plain
@@ -63,15 +63,32 @@ class Scheme(Quantizer):
         """
         x = x if x.dtype == torch.float64 else x.float()
         shape = tuple(x.shape)
-        bare = Grid(self.format, self.blocks, shape, overflow=self.overflow)
-        self.blocks.axes(shape)
+        bare = self._bare(shape)
         if self.scaling is None:
             return bare
-        kernel = SCALES.kernel(x, self.lowered) if isinstance(self.lowered, GridSpec) else None
+        told = self._told(importance, outer)
+        kernel = SCALES.kernel(x, told) if isinstance(told, GridSpec) else None
         if kernel is not None:
-            scale, zero = kernel.run(x, self.lowered)
-            return self._store([Affine(scale, zero=zero)], bare, outer)[0]
-        base, means, mean = x, None, None
+            return self._grid(kernel.run(x, told), bare, outer)
+        grids = self.grids(x, importance, outer)
+        weights = None if importance is None else self.blocks.split(importance.expand(shape).float())
+        return grids[0] if len(grids) == 1 else self._best(grids, x, weights)
+
+    def _bare(self, shape: tuple[int, ...]) -> Grid:
+        self.blocks.axes(shape)
+        return Grid(self.format, self.blocks, shape, overflow=self.overflow)
+
+    def grids(self, x: Tensor, importance: Tensor | None = None, outer: Grid | None = None) -> list[Grid]:
+        """The grid of every candidate that the rule offers, one where it offers no choice.
+
+        Raises:
+            ShapeError: the blocks do not divide the tensor.
+        """
+        shape = tuple(x.shape)
+        bare = self._bare(shape)
+        if self.scaling is None:
+            return [bare]
+        base, mean = x, None
         if self.center is not None:
             means = _block_means(self.center, x)
             mean = means if self.offset_quantizer is None else self.offset_quantizer.quantize(means)
@@ -81,9 +98,34 @@ class Scheme(Quantizer):
         found = self.scaling(blocks, self.format, weights)
         candidates = found if isinstance(found, list) else [found]
         grids = self._store(candidates, bare, outer)
-        if mean is not None:
-            grids = [replace(g, offset=mean, offset_blocks=self.center) for g in grids]
-        return grids[0] if len(grids) == 1 else self._best(grids, x, weights)
+        return grids if mean is None else [replace(g, offset=mean, offset_blocks=self.center) for g in grids]
+
+    def _told(self, importance: Tensor | None, outer: Grid | None = None) -> GridSpec | str:
+        """What kernels are told: candidates are compared by plain errors and with scales that are stored afresh."""
+        spec = self.lowered
+        if isinstance(spec, GridSpec) and spec.candidates and (importance is not None or outer is not None):
+            return "errors of candidates are weighed" if outer is None else "candidates are compared under scales that are frozen"
+        return spec
+
+    def _grid(self, found: Scales, bare: Grid, outer: Grid | None) -> Grid:
+        """The grid of what a kernel found; of candidates it gives the largest magnitudes and which were chosen."""
+        if found.chosen is None and found.low is None:
+            return self._store([Affine(found.scale, zero=found.zero, negative=found.negative)], bare, outer)[0]
+        assert self.scaling is not None
+        if found.low is not None:
+            affine = self.scaling(torch.stack((found.low, found.scale), -1), self.format)
+            assert isinstance(affine, Affine)
+            return self._store([affine], bare, outer)[0]
+        ways = self.scaling(found.scale.unsqueeze(-1), self.format)
+        assert isinstance(ways, list)
+        assert found.chosen is not None
+        return mixed(self._store(ways, bare, outer), found.chosen)
+
+    def units(self, low: Tensor, high: Tensor) -> Units:
+        """What moves the numbers of blocks with these extremes; NaN for high where a number is not finite."""
+        found = self._grid(Scales(high, low=low), Grid(self.format, Blocks((1,)), tuple(high.shape)), None).units()
+        assert isinstance(found, Units)
+        return found
 
     def _store(self, candidates: list[Affine], bare: Grid, outer: Grid | None) -> list[Grid]:
         """Candidates with their scales as they will be stored; all share the outer levels, fitted to the largest candidate."""
@@ -123,18 +165,19 @@ class Scheme(Quantizer):
                 better = total < least
                 least, chosen = torch.where(better, total, least), chosen.masked_fill(better, k)
         assert chosen is not None
-        return _mix(grids, chosen)
+        return mixed(grids, chosen)
 
     def quantize(self, x: Tensor, importance: Tensor | None = None, noise: Tensor | None = None) -> QTensor:
         """The codes of x on its grid."""
         if self.rounding.noisy and noise is None:
             raise UnsupportedError(f"{self.rounding.name} rounding needs noise; pass noise=lowbit.philox.noise(Key(seed), x.shape)")
-        kernel = QUANTIZE.kernel(x, self.lowered, noise)
+        told = self._told(importance)
+        kernel = QUANTIZE.kernel(x, told, noise)
         if kernel is None:
             return self.grid(x, importance).choose(x, self.rounding, noise)
-        codes, scale, zero = kernel.run(x, self.lowered, noise)
+        codes, found = kernel.run(x, told, noise)
         grid = Grid(self.format, self.blocks, tuple(x.shape), overflow=self.overflow)
-        return QTensor(codes, grid if scale is None else self._store([Affine(scale, zero=zero)], grid, None)[0])
+        return QTensor(codes, grid if found is None else self._grid(found, grid, None))
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of a packed tensor of this shape: codes, scales of every level, zeros, offsets, table numbers."""
@@ -212,7 +255,7 @@ def _block_means(blocks: Blocks, x: Tensor) -> Tensor:
     return (fixed_sum(blocks.split(x)) / count.clamp(min=1)).float()
 
 
-def _mix(grids: list[Grid], chosen: Tensor) -> Grid:
+def mixed(grids: list[Grid], chosen: Tensor) -> Grid:
     """Block by block the parts of the chosen grid; nested levels are shared, so mixing their codes is exact."""
 
     def pick(values: list[Tensor | QTensor | None]) -> Tensor | QTensor | None:

@@ -268,7 +268,9 @@ def _error(spec: str, place: int, what: str) -> SpecError:
 
 
 def text(value: Quantizer) -> str:
-    """The plainest spec string that parses back to this quantizer: the fewest words, and of those the shortest.
+    """The plainest spec string that parses back to this quantizer: the shortest, where a head counts by the shortest of its names.
+
+    ``mxfp4 g64 rceil`` is shorter than ``zeroquant_fp_m1 g64``, whose name says less to those who do not know the paper.
 
     Raises:
         SpecError: a part of it has no name (a table format that is not registered prints as its numbers).
@@ -286,10 +288,17 @@ def text(value: Quantizer) -> str:
             words = _differences(entry.thing, value)
             if words is not None:
                 ways.append(" ".join([entry.name, *words]))
-    for way in sorted(ways, key=lambda way: (way.count(" "), len(way))):
-        if way is not None and quantizer(way) == value:
+    for way in sorted(ways, key=_length):
+        if quantizer(way) == value:
             return way
     raise SpecError(f"no spec string gives back {value}; register its format")
+
+
+def _length(words: str) -> tuple[int, int, str]:
+    head, _, rest = words.partition(" ")
+    entry = catalog.lookup("quantizer", head) or catalog.lookup("format", head)
+    names = (head,) if entry is None else (entry.name, *entry.aliases)
+    return min(map(len, names)) + len(rest), words.count(" "), words
 
 
 def _format_text(fmt: Format) -> str:

@@ -32,6 +32,7 @@ class Clip(Rule):
     """
 
     name: ClassVar[str] = "clip"
+    extremes: ClassVar[bool] = True
     largest: float = 1.0
 
     def __post_init__(self) -> None:

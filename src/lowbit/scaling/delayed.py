@@ -36,6 +36,7 @@ class Delayed(Rule):
     """
 
     name: ClassVar[str] = "delayed"
+    extremes: ClassVar[bool] = True
     largest: float = 1.0
     margin: int = 0
 

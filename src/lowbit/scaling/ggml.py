@@ -46,6 +46,7 @@ class Largest(Rule):
     """d = max|x| / top, codes from x * (1 / d): Q8_0, TQ1_0, TQ2_0."""
 
     name: ClassVar[str] = "largest"
+    extremes: ClassVar[bool] = True
 
     def __call__(self, blocks: Tensor, fmt: Format, importance: Tensor | None = None) -> Affine:
         d = amax(blocks) / fmt.top
@@ -57,12 +58,13 @@ class Spread(Rule):
     """d = (max - min) / top and the offset min, codes from (x - min) * (1 / d): Q4_1, Q5_1."""
 
     name: ClassVar[str] = "spread"
+    extremes: ClassVar[bool] = True
 
     def __call__(self, blocks: Tensor, fmt: Format, importance: Tensor | None = None) -> Affine:
         broken = torch.isnan(amax(blocks))
         if blocks.shape[-1] == 0:
             return Affine(amax(blocks), offset=amax(blocks), inverse=amax(blocks))
-        low, high = blocks.amin(-1), blocks.amax(-1)
+        low, high = blocks.amin(-1) + 0.0, blocks.amax(-1) + 0.0  # those of zeros may be -0
         d = torch.where(broken, torch.nan, (high - low) / fmt.top)
         return Affine(d, offset=torch.where(broken, 0.0, low), inverse=_inverse(d))
 

@@ -46,8 +46,12 @@ class MSE(Rule):
 
     def __call__(self, blocks: Tensor, fmt: Format, importance: Tensor | None = None) -> list[Affine]:
         first = absmax(blocks, fmt, importance)
-        shares = torch.linspace(self.highest, self.lowest, self.steps, dtype=torch.float64).tolist()
-        return [a._replace(scale=a.scale * share) for share in shares for a in (first if isinstance(first, list) else [first])]
+        return [a._replace(scale=a.scale * share) for share in self.shares for a in (first if isinstance(first, list) else [first])]
+
+    @property
+    def shares(self) -> list[float]:
+        """What is tried, the largest first."""
+        return torch.linspace(self.highest, self.lowest, self.steps, dtype=torch.float64).tolist()  # type: ignore[no-any-return]
 
 
 mse = MSE()

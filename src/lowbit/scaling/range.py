@@ -33,6 +33,7 @@ class Range(Rule):
     """
 
     name: ClassVar[str] = "range"
+    extremes: ClassVar[bool] = True
 
     def __call__(self, blocks: Tensor, fmt: Format, importance: Tensor | None = None) -> Affine:
         if fmt.min != 0:
@@ -40,7 +41,7 @@ class Range(Rule):
         if blocks.shape[-1] == 0:
             empty = blocks.new_zeros(blocks.shape[:-1])
             return Affine(empty, offset=empty)
-        low, high = finite_or_nan(blocks.amin(-1)), finite_or_nan(blocks.amax(-1))
+        low, high = finite_or_nan(blocks.amin(-1) + 0.0), finite_or_nan(blocks.amax(-1) + 0.0)
         scale = ((high.double() - low.double()) / fmt.max).clamp(max=torch.finfo(torch.float32).max).float()
         return Affine(scale, offset=torch.where(torch.isnan(scale), 0.0, low))
 

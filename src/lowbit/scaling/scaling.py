@@ -10,6 +10,9 @@ from torch import Tensor
 
 from lowbit.formats.format import Format
 
+#: numbers that are summed at a time
+PIECE = 1024
+
 
 class Affine(NamedTuple):
     """x = scale * (value - zero) + offset, one of each a block.
@@ -46,9 +49,14 @@ class Scaling(Protocol):
 
 @dataclass(frozen=True)
 class Rule:
-    """A scaling with a name and parameters, which prints and parses as ``name:value`` or ``name:field=value``."""
+    """A scaling with a name and parameters, which prints and parses as ``name:value`` or ``name:field=value``.
+
+    Attributes:
+        extremes: whether the smallest and the largest number of a block decide everything, so that a kernel need find nothing else.
+    """
 
     name: ClassVar[str]
+    extremes: ClassVar[bool] = False
 
     def __str__(self) -> str:
         parts = [self.name]
@@ -95,14 +103,25 @@ def step(low: Tensor, high: Tensor, count: int) -> Tensor:
 
 
 def fixed_sum(x: Tensor) -> Tensor:
-    """The sum over the last axis in float64, in an order that does not depend on the number of threads.
+    """The sum over the last axis in float64, in an order that is the same on every machine and in the extension (``csrc/kernels/sums.h``).
 
-    torch splits one long sum among its threads; pieces of 1024 are below its limit for that.
+    n <= PIECE numbers are filled up with zeros to a power of two, and halves are added until one is left; longer sums are sums of the
+    sums of pieces. What ``torch.sum`` gives depends on the number of threads and on the width of the vectors.
 
     Shapes:
         x       (*, n)
         result  (*), float64
     """
-    while x.shape[-1] > 1024:
-        x = torch.nn.functional.pad(x, (0, -x.shape[-1] % 1024)).unflatten(-1, (-1, 1024)).sum(-1, dtype=torch.float64)
-    return x.sum(-1, dtype=torch.float64)
+    while x.shape[-1] > PIECE:
+        x = _folded(torch.nn.functional.pad(x, (0, -x.shape[-1] % PIECE)).unflatten(-1, (-1, PIECE)))
+    return _folded(x)
+
+
+def _folded(x: Tensor) -> Tensor:
+    size = 1 << max(0, x.shape[-1] - 1).bit_length()
+    if size != x.shape[-1]:
+        x = torch.nn.functional.pad(x, (0, size - x.shape[-1]))
+    while size > 1:
+        size //= 2
+        x = x[..., :size].double() + x[..., size:].double()
+    return x.squeeze(-1).double()

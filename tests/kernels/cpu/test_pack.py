@@ -11,10 +11,12 @@ from lowbit.kernels.op import PACK, UNPACK, backend
 from lowbit.packing import pack, unpack
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("bits", range(1, 17))
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 65535, 65536 * 3 + 5])
 def test_the_bytes_are_those_of_the_reference(bits: int, count: int, cpu: Any, threads: Any) -> None:
-    codes = torch.randint(0, 1 << bits, (count,), generator=torch.Generator().manual_seed(bits)).to(torch.uint8)
+    codes = torch.randint(0, 1 << bits, (count,), generator=torch.Generator().manual_seed(bits)).to(
+        torch.uint8 if bits <= 8 else torch.int32
+    )
     data = pack(codes, bits)
     with backend("cpu"), threads(2):
         for target in cpu.targets():
@@ -27,6 +29,6 @@ def test_the_bytes_are_those_of_the_reference(bits: int, count: int, cpu: Any, t
 
 
 def test_what_packing_refuses() -> None:
-    assert "not 1 to 8" in PACK.plan(torch.zeros(4, dtype=torch.int32), 12)[1]["cpu"]
+    assert "not 1 to 16" in PACK.plan(torch.zeros(4, dtype=torch.int32), 17)[1]["cpu"]
     assert "int32" in PACK.plan(torch.zeros(4, dtype=torch.int32), 4)[1]["cpu"]
     assert "bytes" in UNPACK.plan(torch.zeros(4, dtype=torch.uint8), 4, 9)[1]["cpu"]

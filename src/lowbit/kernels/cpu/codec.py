@@ -13,8 +13,9 @@ from lowbit.kernels.op import extension
 
 FIXED, FLOAT, WIDE, LOOKUP, SEARCH, SHORT = range(6)
 
-#: buckets of a sign, at most: with one cut point each, and where a search follows (these stay in the first-level cache)
-LOOKUP_BUCKETS, SEARCH_BUCKETS = 1 << 17, 1 << 12
+#: buckets of a sign, at most: with one cut point each, and where a search follows (these stay in the first-level cache, those of
+#: formats of more than 8 bits in the second)
+LOOKUP_BUCKETS, SEARCH_BUCKETS, WIDE_BUCKETS = 1 << 17, 1 << 12, 1 << 15
 
 
 class Arithmetic(NamedTuple):
@@ -26,13 +27,7 @@ class Arithmetic(NamedTuple):
 
 def refuses(numbers: Numbers) -> str | None:
     """Why the extension cannot round to these numbers."""
-    if not _fits_a_table(numbers) and arithmetic(numbers) is None:
-        return f"a table of {len(numbers.line)} numbers that are neither a minifloat nor integers; the look-up holds those of 8 bits"
-    return None
-
-
-def _fits_a_table(numbers: Numbers) -> bool:
-    return numbers.bits <= 8  # of 8 bits: 256 numbers, or 255 with the same NaN beyond both ends
+    return None if numbers.bits <= 16 else f"numbers of {numbers.bits} bits; a table holds those of 16"
 
 
 @lru_cache(maxsize=1024)
@@ -85,18 +80,22 @@ def _fill_tables(c: Any, numbers: Numbers) -> None:
     c.set_rank_number(line.astype(np.float32).tobytes())
     c.last_rank = len(line) - 1
     cuts = numbers.cuts.numpy()
-    padded = np.full(512, np.nan, dtype=np.float32)
-    padded[: len(cuts)] = cuts
-    c.set_cuts(padded.tobytes())
     c.zero_rank = int((cuts <= 0).sum())
     if len(line) <= 16:
         c.code_method = SHORT
+        c.set_cuts(_followed(cuts, 16))
         return
     found = buckets(cuts, ranks_fit=len(line) <= 256)
+    c.set_cuts(_followed(cuts, 2 * found.search_step))
     c.code_method = SEARCH if found.search_step else LOOKUP
     c.set_buckets(found.entries.tobytes())
     c.bucket_low, c.bucket_high, c.bucket_shift, c.bucket_count = found.low, found.high, found.shift, found.number
     c.search_step = found.search_step
+
+
+def _followed(cuts: np.ndarray[Any, Any], count: int) -> bytes:
+    """Cut points, and NaN where a search looks beyond the last."""
+    return np.append(cuts, np.full(count, np.nan, dtype=np.float32)).astype(np.float32).tobytes()
 
 
 class Buckets(NamedTuple):
@@ -128,7 +127,7 @@ def buckets(cuts: np.ndarray[Any, Any], *, ranks_fit: bool = True) -> Buckets:
     thresholds = np.concatenate([own for own, _, _ in signs])
     low, high = (int(thresholds.min()) - 1, int(thresholds.max())) if len(thresholds) else (1, 2)
     lookups = (k for k in range(16, -1, -1) if (high - low) >> k < LOOKUP_BUCKETS and _most(signs, low, k) <= 1)
-    shift = next(lookups, min((k for k in range(16) if (high - low) >> k < SEARCH_BUCKETS), default=16))
+    shift = next(lookups, _narrowest(high - low, SEARCH_BUCKETS)) if ranks_fit else _narrowest(high - low, WIDE_BUCKETS)
     count, most = ((high - low) >> shift) + 1, _most(signs, low, shift)
     looked_up = most <= 1 and ranks_fit
     entries = []
@@ -144,6 +143,11 @@ def buckets(cuts: np.ndarray[Any, Any], *, ranks_fit: bool = True) -> Buckets:
     return Buckets(np.concatenate(entries).astype(np.uint32), low, high, shift, count, step)
 
 
+def _narrowest(extent: int, number: int) -> int:
+    """The shift to buckets of which fewer than ``number`` hold all magnitudes."""
+    return next(k for k in range(32) if extent >> k < number)
+
+
 def _most(signs: tuple[tuple[np.ndarray[Any, Any], int, int], ...], low: int, shift: int) -> int:
     """The most cut points that one bucket has."""
     return max((int(np.bincount((t - low) >> shift).max()) for t, _, _ in signs if len(t)), default=0)
@@ -154,11 +158,8 @@ def _most(signs: tuple[tuple[np.ndarray[Any, Any], int, int], ...], low: int, sh
 
 @lru_cache(maxsize=1024)
 def arithmetic(numbers: Numbers) -> Arithmetic | None:
-    """Integers or a minifloat, where the numbers and cut points (and where no table fits, the codes) are exactly those of the formula."""
-    way = _integers(numbers) or _minifloat(numbers)
-    if way is not None and not _fits_a_table(numbers) and not np.array_equal(way.codes, numbers.codes.numpy()):
-        return None
-    return way
+    """Integers or a minifloat, where the numbers and cut points are exactly those of the formula."""
+    return _integers(numbers) or _minifloat(numbers)
 
 
 def _after(points: np.ndarray[Any, Any], inclusive: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

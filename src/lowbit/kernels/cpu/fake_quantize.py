@@ -1,4 +1,4 @@
-"""What numbers become when they are quantized and read back, in one pass; two where scales are scaled themselves."""
+"""What numbers become when they are quantized and read back, in one pass; two where scales have scales of blocks of their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lowbit.kernels.cpu import call, codec, scales
-from lowbit.kernels.grid_spec import GridSpec, Layout, Numbers, Units, layout
+from lowbit.kernels.grid_spec import GridSpec, Layout, Numbers, Scales, Units, layout
 
 
 def refuses(x: Tensor, spec: GridSpec | str, out: Tensor | None = None, noise: call.Noise = None) -> str | None:
@@ -22,10 +22,9 @@ def refuses(x: Tensor, spec: GridSpec | str, out: Tensor | None = None, noise: c
 
 
 def _unfit_spec(spec: GridSpec, shape: tuple[int, ...]) -> str | None:
-    if layout(spec.blocks, shape) is None and spec.rule.kind != "none":
-        return f"blocks {spec.blocks} of a tensor of shape {shape} are not blocks of rows and columns"
-    reason = codec.refuses(spec.numbers)
-    if reason is not None or spec.scale is None:
+    reason = None if spec.rule.kind == "none" else scales.unfit_blocks(spec, shape)
+    reason = reason or codec.refuses(spec.numbers)
+    if reason is not None or not isinstance(spec.scale, GridSpec | Numbers):
         return reason
     return codec.refuses(spec.scale) if isinstance(spec.scale, Numbers) else _unfit_spec(spec.scale, spec.blocks.counts(shape))
 
@@ -41,9 +40,19 @@ def run(x: Tensor, spec: GridSpec, out: Tensor | None = None, noise: call.Noise 
     whole, words = x.contiguous(), call.as_words(noise, spec.numbers)
     where = layout(spec.blocks, x.shape) if spec.rule.kind != "none" else Layout(1, 1, x.numel(), 1, x.numel())
     assert where is not None
-    if isinstance(spec.scale, GridSpec):
-        found, zero = scales.run(whole, spec)
-        call.run(whole, spec.numbers, where, call.GIVEN_RULE, units=Units(run(found, spec.scale, found), zero), out=out, noise=words)
+    if call.one_pass(spec):
+        call.run(
+            whole, spec.numbers, where, call.rule(spec.rule), scale=call.stored_as(spec), scale_unit=call.scale_unit(whole, spec), out=out,
+            candidates=spec.candidates, noise=words,
+        )  # fmt: skip
     else:
-        call.run(whole, spec.numbers, where, call.rule(spec.rule), scale=call.stored_as(spec), out=out, noise=words)
+        found = scales.run(whole, spec)
+        units = stored(found, spec) if spec.units is None or found.low is None else spec.units(found.low, found.scale)
+        call.run(whole, spec.numbers, where, call.GIVEN_RULE, units=units, out=out, noise=words)
     return out
+
+
+def stored(found: Scales, spec: GridSpec) -> Units:
+    """What was found for each block, with scales as they are stored by a quantizer of their own."""
+    scale = run(found.scale, spec.scale, found.scale.clone()) if isinstance(spec.scale, GridSpec) else found.scale
+    return Units(spec.scale(scale) if callable(spec.scale) else scale, found.zero)

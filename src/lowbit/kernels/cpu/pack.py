@@ -1,4 +1,4 @@
-"""Codes of at most 8 bits to bytes, in the order of packing.py."""
+"""Codes of at most 16 bits to bytes, in the order of packing.py."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from lowbit.packing import packed_nbytes
 
 
 def refuses(codes: Tensor, bits: int) -> str | None:
-    if not 1 <= bits <= 8:
-        return f"{bits} bits are not 1 to 8"
-    if type(codes) is not Tensor or codes.device.type != "cpu" or codes.dtype != torch.uint8:
-        return f"codes are {codes.dtype} on {codes.device}, not uint8 on the CPU"
+    if not 1 <= bits <= 16:
+        return f"{bits} bits are not 1 to 16"
+    kind = torch.uint8 if bits <= 8 else torch.int32
+    if type(codes) is not Tensor or codes.device.type != "cpu" or codes.dtype != kind:
+        return f"codes of {bits} bits are {codes.dtype} on {codes.device}, not {kind} on the CPU"
     return None
 
 
