@@ -23,6 +23,16 @@ def test_a_shape_says_which_kernel(command, spec):
     assert cells(done.out, "")[4:6] == ["qlinear", ""]
 
 
+def test_many_rows_have_kernels_of_their_own(command):
+    shape = ("kernels", "96x128", "--weights", "int4 g32")
+    one, other = (cells(command(*shape, *more).out, "") for more in ((), ("--activations", "int8 scale=float32")))
+    assert one[6].startswith("panels of float32") and "int8" in other[6]
+    module = extension("lowbit._cpu")
+    assert ("AMX" in other[6]) == (module.target() == "amx")
+    told, known = command("kernels", "96x128").out, {"scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"}
+    assert all(f"not used: {name}: " in told for name in known - set(module.targets()))
+
+
 @pytest.mark.parametrize(
     "options, kernel, reason",
     [

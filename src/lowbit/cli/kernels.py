@@ -16,6 +16,8 @@ from torch import nn
 
 from lowbit.checkpoint.reading import open_model
 from lowbit.cli.doctor import cpu_target
+from lowbit.kernels.cpu.linear_layout import PackedLinear
+from lowbit.kernels.cpu.qlinear import many_rows
 from lowbit.kernels.op import GATHER
 from lowbit.nn.convolution import Convolution
 from lowbit.nn.decoder import FusedDecoder
@@ -34,6 +36,7 @@ class Layer:
     shape: tuple[int, ...]
     weights: str
     route: Route
+    many: str  # the kernel for many rows of inputs
 
 
 def route(module: nn.Module) -> Route:
@@ -48,7 +51,10 @@ def route(module: nn.Module) -> Route:
 def layer(name: str, module: nn.Module) -> Layer:
     assert isinstance(module, Linear | Embedding | Convolution)
     specs = " + ".join(t.get("spec", t["kind"]) for t in module.weight.describe())
-    return Layer(name, tuple(module.weight.shape), specs, route(module))
+    kernel, layout = route(module), module.weight.layout()
+    known = isinstance(layout, PackedLinear) and kernel.kernel in ("qlinear", "qlinear_int8")
+    many = many_rows(layout, integer=kernel.kernel == "qlinear_int8") if known else ""
+    return Layer(name, tuple(module.weight.shape), specs, kernel, many)
 
 
 def packed_layers(module: nn.Module) -> Iterator[Layer]:
@@ -66,18 +72,19 @@ def imagined_layers(module: nn.Module, weights: str, activations: str | None) ->
             shape = tuple(target.matrix.shape)
             if shape not in made:
                 made[shape] = layer(target.name, Linear.from_float(target.module, weights, activations))
-            yield Layer(target.name, shape, made[shape].weights, made[shape].route)
+            yield Layer(target.name, shape, made[shape].weights, made[shape].route, made[shape].many)
 
 
 def table(layers: list[Layer]) -> Table:
     """One row for layers that agree in everything but the name."""
-    drawn = Table("layers", "first", "out x in", "weights", "kernel", "why none faster")
+    drawn = Table("layers", "first", "out x in", "weights", "kernel", "why none faster", "many rows")
     groups: dict[tuple[object, ...], list[Layer]] = {}
     for each in layers:
-        groups.setdefault((each.shape, each.weights, each.route), []).append(each)
+        groups.setdefault((each.shape, each.weights, each.route, each.many), []).append(each)
     for same in groups.values():
         first = same[0]
-        drawn.add_row(str(len(same)), first.name, "x".join(map(str, first.shape)), first.weights, first.route.kernel, first.route.refused)
+        shape = "x".join(map(str, first.shape))
+        drawn.add_row(str(len(same)), first.name, shape, first.weights, first.route.kernel, first.route.refused, first.many)
     return drawn
 
 
@@ -100,6 +107,8 @@ def run(
             generation = "one call of the extension a step" if isinstance(decoder, FusedDecoder) else f"module by module: {decoder}"
     found = cpu_target()
     print(f"kernels: {'C++ extension, ' + found['target'] if found else 'torch only; the C++ extension was not built'}")
+    for why in found["refused"] if found else []:
+        print(f"not used: {why}")
     if layers:
         Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 140).print(table(layers))
     else:

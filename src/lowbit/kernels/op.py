@@ -18,7 +18,7 @@ from lowbit.errors import NoKernel, UnknownName
 BACKENDS = {"cpu": "lowbit._cpu"}
 
 #: module -> the number of its interface; one that was built from older sources is not used
-INTERFACES = {"lowbit._cpu": 3}
+INTERFACES = {"lowbit._cpu": 4}
 
 #: the torch code of quantizers/, which takes everything
 REFERENCE = "reference"
