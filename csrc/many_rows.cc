@@ -9,7 +9,13 @@
 namespace lowbit {
 namespace {
 
-constexpr size_t MANY_ROWS = 16;
+#if defined(LB_TRY)
+const size_t TRY = std::getenv("LB_ROWS") ? std::atoi(std::getenv("LB_ROWS")) : 16;
+size_t least_rows(Arithmetic) { return TRY; }
+#else
+// From so many rows of x on panels are quicker than kernels/linear.h.
+size_t least_rows(Arithmetic arithmetic) { return arithmetic == FLOAT32_SUMS ? 32 : 16; }
+#endif
 constexpr size_t MOST = 512;  // rows of x that are prepared together
 
 Scratch& of_call() {
@@ -27,9 +33,9 @@ size_t size_of(int32_t type) { return type == FLOAT32 ? 4 : 2; }
 }  // namespace
 
 const Gemm* many_rows_kernel(const PackedLinear& w, size_t m, Arithmetic arithmetic) {
-  if (m < MANY_ROWS) return nullptr;
   const Gemm* found = target().gemm(w, arithmetic);
-  return found || arithmetic != BFLOAT16_SUMS ? found : target().gemm(w, FLOAT32_SUMS);
+  if (!found && arithmetic == BFLOAT16_SUMS) found = target().gemm(w, arithmetic = FLOAT32_SUMS);
+  return m < least_rows(arithmetic) ? nullptr : found;
 }
 
 void multiply_many_rows(const Gemm& gemm, const PackedLinear& w, const void* x, int32_t type, size_t rows, void* y, const float* bias, int threads) {

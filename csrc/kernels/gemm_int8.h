@@ -1,5 +1,17 @@
 // Many rows of x in int8: bytes of whole numbers in a panel, exact sums of each group, rescaled as kernels/linear_int8.h does it.
 
+// A row of bytes in the order in which codes come, see `ordered`.
+template <int QUARTER>
+static void ordered_row(const int8_t* q, size_t n, int8_t* to) {
+  size_t k = 0;
+#if defined(__SSSE3__)
+  const __m128i order = QUARTER == 2 ? _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
+                                     : _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  for (; k + 16 <= n; k += 16) _mm_storeu_si128((__m128i*)(to + k), _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)(q + k)), order));
+#endif
+  ordered<QUARTER>(q + k, n - k, to + k);
+}
+
 // A row of x as bytes in the order of the panel (see `ordered`), its sums of groups, its scale.
 struct ByteRows {
   float* row;
@@ -19,7 +31,7 @@ struct ByteRows {
       sums[g * stride] = sum;
     }
     const size_t n = columns_of(w);
-    w.bits == 8 ? ordered<1>(filled, n, to) : w.bits == 4 ? ordered<2>(filled, n, to) : ordered<4>(filled, n, to);
+    w.bits == 8 ? (void)__builtin_memcpy(to, filled, n) : w.bits == 4 ? ordered_row<2>(filled, n, to) : ordered_row<4>(filled, n, to);
     return scale;
   }
 };
@@ -50,6 +62,7 @@ static void decode_bytes(const PackedLinear& w, size_t tile, size_t first, size_
   for (int t = 0; t < PANEL_TILES; t++) {
     const uint32_t* codes = codes_from(w, tile + t, first);
     uint32_t* to = panel + t * TILE_ROWS;
+    fetch_codes(w, tile + t, last, last - first);
     for (size_t u = first; u < last; u++, codes += TILE_ROWS, to += QUARTER * PANEL)
 #pragma GCC unroll 4
       for (size_t v = 0; v < TILE_ROWS; v += LANES) {

@@ -4,7 +4,10 @@ constexpr int PANEL_TILES = LANES == 16 ? 4 : 1;
 constexpr int PANEL = PANEL_TILES * (int)TILE_ROWS;  // rows of W
 constexpr int ACROSS = PANEL / LANES;                // vectors
 constexpr int HIGH = LANES == 4 ? 2 : 6;             // rows of x at a time: HIGH x ACROSS sums stay in registers
-constexpr size_t BLOCK_BYTES = LANES == 16 ? 512 : 1024;  // of a row of a panel, about
+#if !defined(LB_BB)
+#define LB_BB 512
+#endif
+constexpr size_t BLOCK_BYTES = LANES == 16 ? LB_BB : 1024;  // of a row of a panel, about
 
 // Columns as stored come in units; a block is a run of them, of whole groups or inside one group wherever groups are powers of two.
 struct Blocks {
@@ -67,6 +70,14 @@ LB_INLINE const uint32_t* codes_from(const PackedLinear& w, size_t tile, size_t 
   return w.codes + (there * w.groups * w.units + unit) * words_of(w.bits) * TILE_ROWS;
 }
 
+// The codes of `units` of a tile come into the second-level cache while those before them are multiplied.
+LB_INLINE void fetch_codes(const PackedLinear& w, size_t tile, size_t unit, size_t units) {
+  if (tile >= tiles_of(w) || unit >= w.groups * w.units) return;
+  const char* p = (const char*)codes_from(w, tile, unit);
+  const size_t rest = w.groups * w.units - unit, nbytes = (units < rest ? units : rest) * words_of(w.bits) * TILE_ROWS * 4;
+  for (size_t i = 0; i < nbytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
 // f(decoder) with the decoder of the weight
 template <class Function>
 static void with_decoder(const PackedLinear& w, const Function& f) {
@@ -92,6 +103,7 @@ LB_INLINE void decode_run(const PackedLinear& w, const Decoder& from, const Pane
   const Decoder decoder = from;  // no pointer leads here, so it stays in registers
   for (int t = 0; t < PANEL_TILES; t++) {
     const uint32_t* codes = codes_from(w, tile + t, first);
+    fetch_codes(w, tile + t, last, last - first);
     size_t column = 0;
     each_group(w, first, last, [&](size_t u, size_t end, size_t g) {
       F scale[VECTORS], offset[VECTORS];

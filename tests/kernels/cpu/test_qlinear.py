@@ -93,7 +93,7 @@ def check(x: Tensor, w: LinearSpec, packed: PackedLinear, bias: Tensor | None = 
 
 
 SHAPES = [(1, 1, 1), (1, 17, 33), (3, 5, 100), (17, 64, 96), (2, 130, 160), (33, 48, 64), (24, 16, 40), (5, 31, 256), (70, 35, 72)]
-SHAPES += [(16, 270, 64), (19, 66, 700), (50, 300, 36)]  # more than one panel of rows or block of columns
+SHAPES += [(32, 270, 64), (39, 66, 700), (50, 300, 36)]  # more than one panel of rows or block of columns
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -128,7 +128,7 @@ def test_every_group(bits: int, group: int, cpu: Any) -> None:
     for target in cpu.targets():
         assert cpu.use_target(target)
         check(torch.randn(2, columns), w, packed)
-        check(torch.randn(20, columns), w, packed)
+        check(torch.randn(40, columns), w, packed)
 
 
 @pytest.mark.parametrize("scales, store", [("float32", 0), ("bfloat16", 1), ("float16", 2), ("e8m0", BYTE), ("e4m3", BYTE)])
