@@ -157,7 +157,7 @@ NB_MODULE(_cpu, m) {
   }, "Reads memory; for measuring how fast that is.");
   bind_decoder(m);
   m.def("target", [] { return std::string(target().name); }, "The target in use.");
-  m.def("targets", &usable_targets, "The targets that this CPU can run, the best last.");
+  m.def("targets", &usable_targets, "The targets that this CPU can run.");
   m.def("refused_targets", &refused_targets, "The others, each with the reason.");
   m.def("use_target", &use_target, "Switch; False where this CPU cannot run it.");
 }
