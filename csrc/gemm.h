@@ -11,13 +11,14 @@ enum Arithmetic : int32_t { FLOAT32_SUMS = 0, INT8_SUMS = 1, BFLOAT16_SUMS = 2 }
 struct Gemm {
   const char* name;      // as `lowbit kernels` shows it
   size_t tiles;          // of 16 rows of W in a panel
+  size_t panels;         // that are multiplied together, at most
   size_t rows;           // of x that are prepared at a time
   size_t (*input_nbytes)(const PackedLinear& w, size_t m);
   size_t (*room_nbytes)(const PackedLinear& w, size_t m);  // of a thread
   // rows first to last - 1 of x, in float32, bfloat16 or float16; first is a multiple of `rows`
   void (*prepare)(const PackedLinear& w, const void* x, int32_t type, size_t m, size_t first, size_t last, void* input, void* room);
-  // the panel from `tile` on, with all m rows; y has the rows of x one after another, `stride` numbers apart
-  void (*multiply)(const PackedLinear& w, const void* input, size_t m, size_t tile, void* room, void* y, int32_t type, size_t stride, const float* bias);
+  // tiles first to last - 1, which are `panels` panels at most, with all m rows; rows of y are `stride` numbers apart
+  void (*multiply)(const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, void* room, void* y, int32_t type, size_t stride, const float* bias);
 };
 
 }  // namespace lowbit

@@ -8,7 +8,7 @@ static size_t input_nbytes(const PackedLinear& w, size_t m) { return up64(4 * co
 // Room of a thread: a panel, its scales and the sums; or a row of x twice.
 static size_t room_nbytes(const PackedLinear& w, size_t m) {
   const Blocks blocks(w, 4);
-  const size_t multiplying = 4 * PANEL * (blocks.widest() + m) + PanelScales::nbytes(w, blocks), preparing = up64(4 * w.columns) + HIGH * 4 * columns_of(w);
+  const size_t multiplying = 4 * PANEL * (blocks.widest() + TOGETHER_PANELS * m) + PanelScales::nbytes(w, blocks), preparing = up64(4 * w.columns) + HIGH * 4 * columns_of(w);
   return multiplying > preparing ? multiplying : preparing;
 }
 
@@ -53,28 +53,33 @@ static void multiply_rows(const float* panel, const float* x, size_t columns, fl
     for (int t = 0; t < ACROSS; t++) store(total + i * PANEL + t * LANES, load(total + i * PANEL + t * LANES) + sum[i][t]);
 }
 
-static void multiply(const PackedLinear& w, const void* input, size_t m, size_t tile, void* room, void* y, int32_t type, size_t stride,
-                     const float* bias) {
+static void multiply(const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, void* room, void* y, int32_t type,
+                     size_t stride, const float* bias) {
   const Blocks blocks(w, 4);
-  float *panel = (float*)room, *total = panel + blocks.widest() * PANEL;
-  PanelScales scales(w, blocks, total + m * PANEL);
-  __builtin_memset(total, 0, 4 * m * PANEL);
+  float *panel = (float*)room, *totals = panel + blocks.widest() * PANEL;
+  PanelScales scales(w, blocks, totals + TOGETHER_PANELS * m * PANEL);
+  __builtin_memset(totals, 0, 4 * TOGETHER_PANELS * m * PANEL);
   with_decoder(w, [&](const auto& decoder) {
-    for (size_t b = 0; b < blocks.count(); b++) {
-      const size_t first = blocks.first(b), last = blocks.last(b), columns = (last - first) * blocks.columns;
-      scales.read(w, tile, first, last, 1.0f);
-      decode_run(w, decoder, scales, tile, first, last,
-                 [&](size_t column, int i, int row, F numbers) { store(panel + (column + i) * PANEL + row, numbers); });
-      const float* x = (const float*)input + first * blocks.columns * m;
-      for (size_t done = 0; done < m; done += HIGH)
-        with_height<HIGH>(m - done, [&](auto height) {
-          multiply_rows<decltype(height)::value>(panel, x + done * columns, columns, total + done * PANEL);
-        });
-    }
+    each_panel(w, blocks, first, last,
+      [&](size_t, size_t tile, size_t b) {
+        scales.read(w, tile, blocks.first(b), blocks.last(b), 1.0f);
+        decode_run(w, decoder, scales, tile, blocks.first(b), blocks.last(b),
+                   [&](size_t column, int i, int row, F numbers) { store(panel + (column + i) * PANEL + row, numbers); });
+      },
+      [&](size_t p, size_t, size_t b, const auto& fetch) {
+        const size_t columns = (blocks.last(b) - blocks.first(b)) * blocks.columns;
+        const float* x = (const float*)input + blocks.first(b) * blocks.columns * m;
+        for (size_t done = 0; done < m; done += HIGH) {
+          fetch(done / HIGH, (m + HIGH - 1) / HIGH);
+          with_height<HIGH>(m - done, [&](auto height) {
+            multiply_rows<decltype(height)::value>(panel, x + done * columns, columns, totals + (p * m + done) * PANEL);
+          });
+        }
+      });
   });
-  put_panel(w, total, nullptr, m, tile, y, type, stride, bias);
+  put_panels(w, totals, nullptr, m, m, first, last, y, type, stride, bias);
 }
 
-constexpr Gemm GEMM = {"panels of float32", PANEL_TILES, HIGH, input_nbytes, room_nbytes, prepare, multiply};
+constexpr Gemm GEMM = {"panels of float32", PANEL_TILES, TOGETHER_PANELS, HIGH, input_nbytes, room_nbytes, prepare, multiply};
 
 }  // namespace float_gemm

@@ -1,13 +1,14 @@
 // Many rows of x with tile registers, in bfloat16 and in int8; what a number is, is that of gemm_bf16.h and gemm_int8.h.
 
-constexpr size_t TOGETHER_PANELS = 4;  // that read x once: tiles are quicker than the caches beyond the second
+constexpr size_t AMX_PANELS = 8;    // that read x once: tiles are quicker than the caches beyond the second
+constexpr size_t AMX_BYTES = 256;   // of a row of a panel: it stays in the first-level cache with two tiles of x
 
 namespace amx_bf16 {
 
 // Input: block by block of columns (as steps of 32, filled up with zeros), [tile of 16 rows of x][step][16][32].
 struct Steps {
   Blocks blocks;
-  explicit Steps(const PackedLinear& w) : blocks(w, 2) {}
+  explicit Steps(const PackedLinear& w) : blocks(w, 2, AMX_BYTES) {}
   size_t of(size_t b) const { return ((blocks.last(b) - blocks.first(b)) * blocks.columns + 31) / 32; }
   size_t widest() const { return (blocks.widest() + 31) / 32; }
   size_t all() const { return (blocks.count() - 1) * widest() + of(blocks.count() - 1); }
@@ -17,7 +18,7 @@ static size_t input_nbytes(const PackedLinear& w, size_t m) { return Steps(w).al
 
 static size_t room_nbytes(const PackedLinear& w, size_t m) {
   const Steps steps(w);
-  const size_t multiplying = PANEL * (64 * steps.widest() + 4 * TOGETHER_PANELS * up16(m)) + PanelScales::nbytes(w, steps.blocks);
+  const size_t multiplying = PANEL * (64 * steps.widest() + 4 * AMX_PANELS * up16(m)) + PanelScales::nbytes(w, steps.blocks);
   const size_t preparing = HalfRows::nbytes(w, 1) + 64;
   return multiplying > preparing ? multiplying : preparing;
 }
@@ -41,31 +42,32 @@ static void prepare(const PackedLinear& w, const void* x, int32_t type, size_t m
   }
 }
 
-static void multiply(const PackedLinear& w, const void* input, size_t m, size_t tile, void* room, void* y, int32_t type, size_t stride,
-                     const float* bias) {
+static void multiply(const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, void* room, void* y, int32_t type,
+                     size_t stride, const float* bias) {
   const Steps steps(w);
   const Blocks& blocks = steps.blocks;
   const size_t rows = up16(m);
   uint32_t* panel = (uint32_t*)room;
-  float* total = (float*)room + steps.widest() * 16 * PANEL;
-  PanelScales scales(w, blocks, total + TOGETHER_PANELS * rows * PANEL);
+  float* totals = (float*)room + steps.widest() * 16 * PANEL;
+  PanelScales scales(w, blocks, totals + AMX_PANELS * rows * PANEL);
   const TilesInUse tiles(TILES_64);
   with_decoder(w, [&](const auto& decoder) {
-    for (size_t b = 0; b < blocks.count(); b++) {
-      const size_t first = blocks.first(b), last = blocks.last(b), pairs = (last - first) * blocks.columns / 2, count = steps.of(b);
-      for (size_t p = 0; p < TOGETHER_PANELS && tile + p * PANEL_TILES < tiles_of(w); p++) {
-        scales.read(w, tile + p * PANEL_TILES, first, last, 1.0f);
-        decode_pairs(w, decoder, scales, tile + p * PANEL_TILES, first, last, panel);
-        __builtin_memset(panel + pairs * PANEL, 0, 4 * PANEL * (count * 16 - pairs));
-        multiply_tiles_all<false>(panel, (const char*)input + b * steps.widest() * 64 * rows, rows, count * 1024, 64, count, b == 0, total + p * rows * PANEL);
-      }
-    }
+    each_panel(w, blocks, first, last,
+      [&](size_t, size_t tile, size_t b) {
+        const size_t pairs = (blocks.last(b) - blocks.first(b)) * blocks.columns / 2;
+        scales.read(w, tile, blocks.first(b), blocks.last(b), 1.0f);
+        decode_pairs(w, decoder, scales, tile, blocks.first(b), blocks.last(b), panel);
+        __builtin_memset(panel + pairs * PANEL, 0, 4 * PANEL * (steps.of(b) * 16 - pairs));
+      },
+      [&](size_t p, size_t, size_t b, const auto& fetch) {
+        const char* x = (const char*)input + b * steps.widest() * 64 * rows;
+        multiply_tiles_all<false>(panel, x, rows, steps.of(b) * 1024, 64, steps.of(b), b == 0, totals + p * rows * PANEL, fetch);
+      });
   });
-  for (size_t p = 0; p < TOGETHER_PANELS && tile + p * PANEL_TILES < tiles_of(w); p++)
-    put_panel(w, total + p * rows * PANEL, nullptr, m, tile + p * PANEL_TILES, y, type, stride, bias);
+  put_panels(w, totals, nullptr, m, rows, first, last, y, type, stride, bias);
 }
 
-constexpr Gemm GEMM = {"AMX tiles of bfloat16", PANEL_TILES * TOGETHER_PANELS, 16, input_nbytes, room_nbytes, prepare, multiply};
+constexpr Gemm GEMM = {"AMX tiles of bfloat16", PANEL_TILES, AMX_PANELS, 16, input_nbytes, room_nbytes, prepare, multiply};
 
 }  // namespace amx_bf16
 
@@ -92,14 +94,14 @@ static size_t rows_nbytes(const PackedLinear& w, size_t m) { return up64(columns
 static size_t input_nbytes(const PackedLinear& w, size_t m) { return rows_nbytes(w, m) + RowSums::nbytes(w, m); }
 
 static size_t room_nbytes(const PackedLinear& w, size_t m) {
-  const Blocks blocks(w, 1);
-  const size_t multiplying = PANEL * (blocks.widest() + 8 * TOGETHER_PANELS * up16(m)) + PanelScales::nbytes(w, blocks);
+  const Blocks blocks(w, 1, AMX_BYTES);
+  const size_t multiplying = PANEL * (blocks.widest() + 8 * AMX_PANELS * up16(m)) + PanelScales::nbytes(w, blocks);
   const size_t preparing = ByteRows::nbytes(w) + up64(columns_of(w));
   return multiplying > preparing ? multiplying : preparing;
 }
 
 static void prepare(const PackedLinear& w, const void* x, int32_t type, size_t m, size_t first, size_t last, void* input, void* room) {
-  const Blocks blocks(w, 1);
+  const Blocks blocks(w, 1, AMX_BYTES);
   const ByteRows bytes(w, room);
   int8_t* row = (int8_t*)room + ByteRows::nbytes(w);
   const RowSums sums(w, m, (char*)input + rows_nbytes(w, m));
@@ -119,40 +121,71 @@ static void prepare(const PackedLinear& w, const void* x, int32_t type, size_t m
   }
 }
 
-// A tile of x with one of W, group by group, the totals in registers.
-static void multiply_groups(const uint32_t* panel, const int8_t* x, size_t step, size_t steps, size_t groups, const float* scale, const float* offset,
-                            const float* sum, size_t m, float* total) {
-  alignas(64) uint32_t part[4][256];  // several, as the sums of a group arrive while the next ones are under way
-  F all_totals[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) all_totals[i] = load(total + i * PANEL);
-  for (size_t g = 0; g < groups; g++) {
-    tile_zero<0>();
-    for (size_t k = 0; k < steps; k++, x += 16 * step, panel += step / 4 * PANEL) {
-      tile_load<4>(x, step);
-      tile_load<6>(panel, 4 * PANEL);
-      tile_dot_int8<0, 4, 6>();
+// `HEIGHT` tiles of x with two of W, group by group. Sums of a group are added to the totals while the next group is multiplied.
+template <int HEIGHT>
+LB_INLINE void multiply_groups(const PackedLinear& w, const uint32_t* panel, const int8_t* x, size_t next, size_t step, size_t steps, size_t groups,
+                               const float* scale, const float* offset, const float* sum, size_t m, float* total) {
+  alignas(64) uint32_t part[2][2 * HEIGHT][256];
+  for (size_t g = 0; g <= groups; g++) {
+    if (g < groups) {
+      tile_zero<0>(), tile_zero<1>();
+      if (HEIGHT > 1) tile_zero<2>(), tile_zero<3>();
+      for (size_t k = 0; k < steps; k++, x += 16 * step, panel += step / 4 * PANEL) {
+        tile_load<4>(x, step);
+        tile_load<6>(panel, 4 * PANEL);
+        tile_load<7>(panel + 16, 4 * PANEL);
+        tile_dot_int8<0, 4, 6>(), tile_dot_int8<1, 4, 7>();
+        if (HEIGHT > 1) {
+          tile_load<5>(x + next, step);
+          tile_dot_int8<2, 5, 6>(), tile_dot_int8<3, 5, 7>();
+        }
+      }
+      tile_store<0>(part[g % 2][0], 64), tile_store<1>(part[g % 2][1], 64);
+      if (HEIGHT > 1) tile_store<2>(part[g % 2][2 * HEIGHT - 2], 64), tile_store<3>(part[g % 2][2 * HEIGHT - 1], 64);
     }
-    uint32_t* to = part[g % 4];
-    tile_store<0>(to, 64);
-    const F s = load(scale + g * PANEL);
+    if (g == 0) continue;
+    const size_t before = g - 1;
+    for (int t = 0; t < 2 * HEIGHT; t++) {
+      const F s = load(scale + before * PANEL + t % 2 * 16);
+      const uint32_t* from = part[before % 2][t];
+      float* to = total + t / 2 * 16 * PANEL + t % 2 * 16;
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) all_totals[i] += __builtin_convertvector((I)load(to + 16 * i), F) * s;
-    if (offset)
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; i++) all_totals[i] += load(offset + g * PANEL) * all(sum[g * m + i]);
+      for (int i = 0; i < 16; i++) store(to + i * PANEL, load(to + i * PANEL) + __builtin_convertvector((I)load(from + 16 * i), F) * s);
+      if (w.offset.data)
+        for (int i = 0; i < 16; i++)
+          store(to + i * PANEL, load(to + i * PANEL) + load(offset + before * PANEL + t % 2 * 16) * all(sum[before * m + t / 2 * 16 + i]));
+    }
   }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) store(total + i * PANEL, all_totals[i]);
 }
 
-// A panel with all rows of x, where groups are longer than blocks: integers go on in `part`, what ends goes to `total`.
-static void multiply_long(const PackedLinear& w, const Blocks& blocks, size_t b, const PanelScales& scales, const RowSums& sums, size_t m,
-                          const uint32_t* panel, const int8_t* x, uint32_t* part, float* total) {
+// A panel with all rows of x, groups inside the block.
+template <class Fetch>
+LB_INLINE void multiply_short(const PackedLinear& w, const Blocks& blocks, size_t b, const PanelScales& scales, const RowSums& sums, size_t m,
+                              const uint32_t* panel, const int8_t* x, float* total, const Fetch& fetch) {
+  const size_t step = step_bytes(w), group = w.units * blocks.columns, width = (blocks.last(b) - blocks.first(b)) * blocks.columns;
+  const size_t g = blocks.first(b) / w.units;
+  for (size_t done = 0; done < m; done += 32) {
+    fetch(done / 32, (m + 31) / 32);
+    for (int t = 0; t < PANEL; t += 32) {
+      const float *scale = scales.scales(g) + t, *offset = scales.offsets(g) + t, *sum = sums.sum + g * m + done;
+      const int8_t* from = x + done * width;
+      float* to = total + done * PANEL + t;
+      if (m - done > 16)
+        multiply_groups<2>(w, panel + t, from, width * 16, step, group / step, width / group, scale, offset, sum, m, to);
+      else
+        multiply_groups<1>(w, panel + t, from, width * 16, step, group / step, width / group, scale, offset, sum, m, to);
+    }
+  }
+}
+
+// The same where groups are longer than blocks: integers go on in `part`, what ends goes to `total`.
+template <class Fetch>
+LB_INLINE void multiply_long(const PackedLinear& w, const Blocks& blocks, size_t b, const PanelScales& scales, const RowSums& sums, size_t m,
+                             const uint32_t* panel, const int8_t* x, uint32_t* part, float* total, const Fetch& fetch) {
   const size_t step = step_bytes(w), width = (blocks.last(b) - blocks.first(b)) * blocks.columns;
   each_group(w, blocks.first(b), blocks.last(b), [&](size_t u, size_t end, size_t g) {
     const size_t at = (u - blocks.first(b)) * blocks.columns, count = (end - u) * blocks.columns / step;
-    multiply_tiles_all<true>(panel + at / 4 * PANEL, (const char*)x + at * 16, up16(m), width * 16, step, count, u == g * w.units, part);
+    multiply_tiles_all<true>(panel + at / 4 * PANEL, (const char*)x + at * 16, up16(m), width * 16, step, count, u == g * w.units, part, fetch);
     if (end < (g + 1) * w.units) return;
     for (size_t i = 0; i < m; i++)
       for (int v = 0; v < PANEL; v += LANES) {
@@ -164,40 +197,35 @@ static void multiply_long(const PackedLinear& w, const Blocks& blocks, size_t b,
   });
 }
 
-static void multiply(const PackedLinear& weight, const void* input, size_t m, size_t tile, void* room, void* y, int32_t type, size_t stride,
-                     const float* bias) {
+static void multiply(const PackedLinear& weight, const void* input, size_t m, size_t first, size_t last, void* room, void* y, int32_t type,
+                     size_t stride, const float* bias) {
   PackedLinear w;
   as_signed(weight, &w);
-  const Blocks blocks(w, 1);
-  const size_t rows = up16(m), step = step_bytes(w), group = w.units * blocks.columns;
+  const Blocks blocks(w, 1, AMX_BYTES);
+  const size_t rows = up16(m);
   uint32_t* panel = (uint32_t*)room;
-  float* total = (float*)room + blocks.widest() / 4 * PANEL;
-  uint32_t* part = (uint32_t*)total + TOGETHER_PANELS * rows * PANEL;
-  PanelScales scales(w, blocks, part + TOGETHER_PANELS * rows * PANEL);
+  float* totals = (float*)room + blocks.widest() / 4 * PANEL;
+  uint32_t* parts = (uint32_t*)totals + AMX_PANELS * rows * PANEL;
+  PanelScales scales(w, blocks, parts + AMX_PANELS * rows * PANEL);
   const RowSums sums(w, m, (char*)input + rows_nbytes(w, m));
-  __builtin_memset(total, 0, 4 * TOGETHER_PANELS * rows * PANEL);
-  const TilesInUse tiles(step == 64 ? TILES_64 : TILES_32);
-  for (size_t b = 0; b < blocks.count(); b++) {
-    const size_t first = blocks.first(b), last = blocks.last(b), width = (last - first) * blocks.columns, g = first / w.units;
-    const int8_t* x = (const int8_t*)input + first * blocks.columns * rows;
-    for (size_t p = 0; p < TOGETHER_PANELS && tile + p * PANEL_TILES < tiles_of(w); p++) {
-      scales.read(w, tile + p * PANEL_TILES, first, last, w.unit);
-      decode_bytes(w, tile + p * PANEL_TILES, first, last, panel);
-      float* to = total + p * rows * PANEL;
-      if (w.units > blocks.step) {
-        multiply_long(w, blocks, b, scales, sums, m, panel, x, part + p * rows * PANEL, to);
-        continue;
-      }
-      for (size_t done = 0; done < m; done += 16)
-        for (int t = 0; t < PANEL; t += 16)
-          multiply_groups(panel + t, x + done * width, step, group / step, width / group, scales.scales(g) + t,
-                          w.offset.data ? scales.offsets(g) + t : nullptr, sums.sum + g * m + done, m, to + done * PANEL + t);
-    }
-  }
-  for (size_t p = 0; p < TOGETHER_PANELS && tile + p * PANEL_TILES < tiles_of(w); p++)
-    put_panel(w, total + p * rows * PANEL, sums.scale, m, tile + p * PANEL_TILES, y, type, stride, bias);
+  __builtin_memset(totals, 0, 4 * AMX_PANELS * rows * PANEL);
+  const TilesInUse tiles(step_bytes(w) == 64 ? TILES_64 : TILES_32);
+  each_panel(w, blocks, first, last,
+    [&](size_t, size_t tile, size_t b) {
+      scales.read(w, tile, blocks.first(b), blocks.last(b), w.unit);
+      decode_bytes(w, tile, blocks.first(b), blocks.last(b), panel);
+    },
+    [&](size_t p, size_t, size_t b, const auto& fetch) {
+      const int8_t* x = (const int8_t*)input + blocks.first(b) * blocks.columns * rows;
+      const size_t at = p * rows * PANEL;
+      if (w.units > blocks.step)
+        multiply_long(w, blocks, b, scales, sums, m, panel, x, parts + at, totals + at, fetch);
+      else
+        multiply_short(w, blocks, b, scales, sums, m, panel, x, totals + at, fetch);
+    });
+  put_panels(w, totals, sums.scale, m, rows, first, last, y, type, stride, bias);
 }
 
-constexpr Gemm GEMM = {"AMX tiles of int8", PANEL_TILES * TOGETHER_PANELS, 16, input_nbytes, room_nbytes, prepare, multiply};
+constexpr Gemm GEMM = {"AMX tiles of int8", PANEL_TILES, AMX_PANELS, 16, input_nbytes, room_nbytes, prepare, multiply};
 
 }  // namespace amx_int8

@@ -60,7 +60,7 @@ static size_t input_nbytes(const PackedLinear& w, size_t m) { return up64(2 * co
 
 static size_t room_nbytes(const PackedLinear& w, size_t m) {
   const Blocks blocks(w, 2);
-  const size_t multiplying = PANEL * (2 * blocks.widest() + 4 * m) + PanelScales::nbytes(w, blocks), preparing = HalfRows::nbytes(w, HIGH);
+  const size_t multiplying = PANEL * (2 * blocks.widest() + 4 * TOGETHER_PANELS * m) + PanelScales::nbytes(w, blocks), preparing = HalfRows::nbytes(w, HIGH);
   return multiplying > preparing ? multiplying : preparing;
 }
 
@@ -96,28 +96,33 @@ static void multiply_rows(const uint32_t* panel, const uint32_t* x, size_t pairs
     for (int t = 0; t < ACROSS; t++) store(total + i * PANEL + t * LANES, load(total + i * PANEL + t * LANES) + sum[i][t]);
 }
 
-static void multiply(const PackedLinear& w, const void* input, size_t m, size_t tile, void* room, void* y, int32_t type, size_t stride,
-                     const float* bias) {
+static void multiply(const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, void* room, void* y, int32_t type,
+                     size_t stride, const float* bias) {
   const Blocks blocks(w, 2);
   uint32_t* panel = (uint32_t*)room;
-  float* total = (float*)room + blocks.widest() / 2 * PANEL;
-  PanelScales scales(w, blocks, total + m * PANEL);
-  __builtin_memset(total, 0, 4 * m * PANEL);
+  float* totals = (float*)room + blocks.widest() / 2 * PANEL;
+  PanelScales scales(w, blocks, totals + TOGETHER_PANELS * m * PANEL);
+  __builtin_memset(totals, 0, 4 * TOGETHER_PANELS * m * PANEL);
   with_decoder(w, [&](const auto& decoder) {
-    for (size_t b = 0; b < blocks.count(); b++) {
-      const size_t first = blocks.first(b), last = blocks.last(b), columns = (last - first) * blocks.columns;
-      scales.read(w, tile, first, last, 1.0f);
-      decode_pairs(w, decoder, scales, tile, first, last, panel);
-      const uint32_t* x = (const uint32_t*)input + first * blocks.columns / 2 * m;
-      for (size_t done = 0; done < m; done += HIGH)
-        with_height<HIGH>(m - done, [&](auto height) {
-          multiply_rows<decltype(height)::value>(panel, x + done * columns / 2, columns / 2, total + done * PANEL);
-        });
-    }
+    each_panel(w, blocks, first, last,
+      [&](size_t, size_t tile, size_t b) {
+        scales.read(w, tile, blocks.first(b), blocks.last(b), 1.0f);
+        decode_pairs(w, decoder, scales, tile, blocks.first(b), blocks.last(b), panel);
+      },
+      [&](size_t p, size_t, size_t b, const auto& fetch) {
+        const size_t pairs = (blocks.last(b) - blocks.first(b)) * blocks.columns / 2;
+        const uint32_t* x = (const uint32_t*)input + blocks.first(b) * blocks.columns / 2 * m;
+        for (size_t done = 0; done < m; done += HIGH) {
+          fetch(done / HIGH, (m + HIGH - 1) / HIGH);
+          with_height<HIGH>(m - done, [&](auto height) {
+            multiply_rows<decltype(height)::value>(panel, x + done * pairs, pairs, totals + (p * m + done) * PANEL);
+          });
+        }
+      });
   });
-  put_panel(w, total, nullptr, m, tile, y, type, stride, bias);
+  put_panels(w, totals, nullptr, m, m, first, last, y, type, stride, bias);
 }
 
-constexpr Gemm GEMM = {"panels of bfloat16", PANEL_TILES, HIGH, input_nbytes, room_nbytes, prepare, multiply};
+constexpr Gemm GEMM = {"panels of bfloat16", PANEL_TILES, TOGETHER_PANELS, HIGH, input_nbytes, room_nbytes, prepare, multiply};
 
 }  // namespace bf16_gemm

@@ -62,7 +62,6 @@ static void decode_bytes(const PackedLinear& w, size_t tile, size_t first, size_
   for (int t = 0; t < PANEL_TILES; t++) {
     const uint32_t* codes = codes_from(w, tile + t, first);
     uint32_t* to = panel + t * TILE_ROWS;
-    fetch_codes(w, tile + t, last, last - first);
     for (size_t u = first; u < last; u++, codes += TILE_ROWS, to += QUARTER * PANEL)
 #pragma GCC unroll 4
       for (size_t v = 0; v < TILE_ROWS; v += LANES) {
@@ -87,7 +86,7 @@ static size_t input_nbytes(const PackedLinear& w, size_t m) { return up64(column
 // Room of a thread: a panel, its scales, sums as integers and as float32; or rows of x on their way.
 static size_t room_nbytes(const PackedLinear& w, size_t m) {
   const Blocks blocks(w, 1);
-  const size_t multiplying = PANEL * (blocks.widest() + 8 * m) + PanelScales::nbytes(w, blocks);
+  const size_t multiplying = PANEL * (blocks.widest() + 8 * TOGETHER_PANELS * m) + PanelScales::nbytes(w, blocks);
   const size_t preparing = ByteRows::nbytes(w) + HIGH * up64(columns_of(w));
   return multiplying > preparing ? multiplying : preparing;
 }
@@ -167,29 +166,35 @@ static void multiply_rows(const Block& b, const int32_t* x, size_t at, int32_t* 
   });
 }
 
-static void multiply(const PackedLinear& w, const void* input, size_t m, size_t tile, void* room, void* y, int32_t type, size_t stride,
-                     const float* bias) {
+static void multiply(const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, void* room, void* y, int32_t type,
+                     size_t stride, const float* bias) {
   const Blocks blocks(w, 1);
   uint32_t* panel = (uint32_t*)room;
-  float* total = (float*)room + blocks.widest() / 4 * PANEL;
-  int32_t* part = (int32_t*)total + m * PANEL;
-  PanelScales scales(w, blocks, part + m * PANEL);
+  float* totals = (float*)room + blocks.widest() / 4 * PANEL;
+  int32_t* parts = (int32_t*)totals + TOGETHER_PANELS * m * PANEL;
+  PanelScales scales(w, blocks, parts + TOGETHER_PANELS * m * PANEL);
   const RowSums sums(w, m, (char*)input + up64(columns_of(w) * m));
-  __builtin_memset(total, 0, 4 * m * PANEL);
-  for (size_t b = 0; b < blocks.count(); b++) {
-    const size_t first = blocks.first(b), last = blocks.last(b), columns = (last - first) * blocks.columns;
-    scales.read(w, tile, first, last, w.unit);
-    decode_bytes(w, tile, first, last, panel);
-    const Block block = {w, panel, scales, sums, m, first, last};
-    const int8_t* x = (const int8_t*)input + first * blocks.columns * m;
-    for (size_t done = 0; done < m; done += HIGH)
-      with_height<HIGH>(m - done, [&](auto height) {
-        multiply_rows<decltype(height)::value>(block, (const int32_t*)(x + done * columns), done, part + done * PANEL, total + done * PANEL);
-      });
-  }
-  put_panel(w, total, sums.scale, m, tile, y, type, stride, bias);
+  __builtin_memset(totals, 0, 4 * TOGETHER_PANELS * m * PANEL);
+  each_panel(w, blocks, first, last,
+    [&](size_t, size_t tile, size_t b) {
+      scales.read(w, tile, blocks.first(b), blocks.last(b), w.unit);
+      decode_bytes(w, tile, blocks.first(b), blocks.last(b), panel);
+    },
+    [&](size_t p, size_t, size_t b, const auto& fetch) {
+      const Block block = {w, panel, scales, sums, m, blocks.first(b), blocks.last(b)};
+      const size_t columns = (block.last - block.first) * blocks.columns;
+      const int8_t* x = (const int8_t*)input + block.first * blocks.columns * m;
+      for (size_t done = 0; done < m; done += HIGH) {
+        const size_t at = (p * m + done) * PANEL;
+        fetch(done / HIGH, (m + HIGH - 1) / HIGH);
+        with_height<HIGH>(m - done, [&](auto height) {
+          multiply_rows<decltype(height)::value>(block, (const int32_t*)(x + done * columns), done, parts + at, totals + at);
+        });
+      }
+    });
+  put_panels(w, totals, sums.scale, m, m, first, last, y, type, stride, bias);
 }
 
-constexpr Gemm GEMM = {"panels of int8", PANEL_TILES, HIGH, input_nbytes, room_nbytes, prepare, multiply};
+constexpr Gemm GEMM = {"panels of int8", PANEL_TILES, TOGETHER_PANELS, HIGH, input_nbytes, room_nbytes, prepare, multiply};
 
 }  // namespace int8_gemm

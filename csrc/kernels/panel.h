@@ -4,17 +4,15 @@ constexpr int PANEL_TILES = LANES == 16 ? 4 : 1;
 constexpr int PANEL = PANEL_TILES * (int)TILE_ROWS;  // rows of W
 constexpr int ACROSS = PANEL / LANES;                // vectors
 constexpr int HIGH = LANES == 4 ? 2 : 6;             // rows of x at a time: HIGH x ACROSS sums stay in registers
-#if !defined(LB_BB)
-#define LB_BB 512
-#endif
-constexpr size_t BLOCK_BYTES = LANES == 16 ? LB_BB : 1024;  // of a row of a panel, about
+constexpr size_t BLOCK_BYTES = LANES == 16 ? 512 : 1024;  // of a row of a panel, about
+constexpr size_t TOGETHER_PANELS = 4;                     // that read x once
 
 // Columns as stored come in units; a block is a run of them, of whole groups or inside one group wherever groups are powers of two.
 struct Blocks {
   size_t units, step;  // in all, of a block
   size_t columns;      // of a unit
-  Blocks(const PackedLinear& w, size_t bytes_of_code)
-      : units(w.groups * w.units), step(BLOCK_BYTES / bytes_of_code / codes_of(w.bits)), columns(codes_of(w.bits)) {
+  Blocks(const PackedLinear& w, size_t bytes_of_code, size_t nbytes = BLOCK_BYTES)
+      : units(w.groups * w.units), step(nbytes / bytes_of_code / codes_of(w.bits)), columns(codes_of(w.bits)) {
     if (step < 1) step = 1;
     if (step >= w.units) step = step / w.units * w.units;
     if (step > units) step = units;
@@ -70,12 +68,28 @@ LB_INLINE const uint32_t* codes_from(const PackedLinear& w, size_t tile, size_t 
   return w.codes + (there * w.groups * w.units + unit) * words_of(w.bits) * TILE_ROWS;
 }
 
-// The codes of `units` of a tile come into the second-level cache while those before them are multiplied.
-LB_INLINE void fetch_codes(const PackedLinear& w, size_t tile, size_t unit, size_t units) {
-  if (tile >= tiles_of(w) || unit >= w.groups * w.units) return;
-  const char* p = (const char*)codes_from(w, tile, unit);
-  const size_t rest = w.groups * w.units - unit, nbytes = (units < rest ? units : rest) * words_of(w.bits) * TILE_ROWS * 4;
-  for (size_t i = 0; i < nbytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+// Asks for part `part` of `parts` of a panel's codes of units first to last - 1, which are decoded next.
+LB_INLINE void fetch_codes(const PackedLinear& w, size_t tile, size_t first, size_t last, size_t part, size_t parts) {
+  const size_t lines = (last - first) * words_of(w.bits), from = lines * part / parts, to = lines * (part + 1) / parts;
+  for (int t = 0; t < PANEL_TILES; t++) {
+    const uint32_t* p = codes_from(w, tile + t, first);
+    for (size_t i = from; i < to; i++) __builtin_prefetch(p + i * TILE_ROWS, 0, 2);
+  }
+}
+
+// Several panels, block by block of columns: decode(panel p, its first tile, block b), then rows(p, tile, b, fetch), which calls
+// fetch(part, parts) while it multiplies.
+template <class Decode, class Rows>
+LB_INLINE void each_panel(const PackedLinear& w, const Blocks& blocks, size_t first, size_t last, const Decode& decode, const Rows& rows) {
+  const size_t panels = (last - first + PANEL_TILES - 1) / PANEL_TILES;
+  for (size_t b = 0; b < blocks.count(); b++)
+    for (size_t p = 0; p < panels; p++) {
+      const size_t tile = first + p * PANEL_TILES, next = p + 1 < panels ? b : b + 1;
+      decode(p, tile, b);
+      rows(p, tile, b, [&](size_t part, size_t parts) {
+        if (next < blocks.count()) fetch_codes(w, next == b ? tile + PANEL_TILES : first, blocks.first(next), blocks.last(next), part, parts);
+      });
+    }
 }
 
 // f(decoder) with the decoder of the weight
@@ -103,7 +117,6 @@ LB_INLINE void decode_run(const PackedLinear& w, const Decoder& from, const Pane
   const Decoder decoder = from;  // no pointer leads here, so it stays in registers
   for (int t = 0; t < PANEL_TILES; t++) {
     const uint32_t* codes = codes_from(w, tile + t, first);
-    fetch_codes(w, tile + t, last, last - first);
     size_t column = 0;
     each_group(w, first, last, [&](size_t u, size_t end, size_t g) {
       F scale[VECTORS], offset[VECTORS];
@@ -152,18 +165,21 @@ LB_INLINE void with_height(size_t n, const Function& f) {
   f(Height<M>{});
 }
 
-// Sums of a panel, [row of x][PANEL], times the scale of each row (null: 1), plus bias, to y.
-static void put_panel(const PackedLinear& w, float* total, const float* row_scale, size_t m, size_t tile, void* y, int32_t type, size_t stride,
-                      const float* bias) {
-  const size_t row = tile * TILE_ROWS, count = w.rows - row < (size_t)PANEL ? w.rows - row : PANEL;
-  alignas(64) float added[PANEL] = {};
-  if (bias) __builtin_memcpy(added, bias + row, 4 * count);
-  for (size_t i = 0; i < m; i++, total += PANEL) {
-    if (row_scale)
-      for (int v = 0; v < PANEL; v += LANES) store(total + v, load(total + v) * all(row_scale[i]));
-    if (bias)
-      for (int v = 0; v < PANEL; v += LANES) store(total + v, load(total + v) + load(added + v));
-    write(total, y, type, i * stride + row, count, false);
+// Sums of panels, [panel][row of x, `rows` of them][PANEL], times the scale of each row of x (null: 1), plus bias, to y.
+static void put_panels(const PackedLinear& w, float* totals, const float* row_scale, size_t m, size_t rows, size_t first, size_t last, void* y,
+                       int32_t type, size_t stride, const float* bias) {
+  for (size_t tile = first; tile < last; tile += PANEL_TILES, totals += rows * PANEL) {
+    const size_t row = tile * TILE_ROWS, count = w.rows - row < (size_t)PANEL ? w.rows - row : PANEL;
+    alignas(64) float added[PANEL] = {};
+    if (bias) __builtin_memcpy(added, bias + row, 4 * count);
+    for (size_t i = 0; i < m; i++) {
+      float* total = totals + i * PANEL;
+      if (row_scale)
+        for (int v = 0; v < PANEL; v += LANES) store(total + v, load(total + v) * all(row_scale[i]));
+      if (bias)
+        for (int v = 0; v < PANEL; v += LANES) store(total + v, load(total + v) + load(added + v));
+      write(total, y, type, i * stride + row, count, false);
+    }
   }
 }
 

@@ -105,19 +105,17 @@ LB_INLINE void multiply_tiles_2(const uint32_t* panel, const char* x, size_t nex
 }
 
 // All rows of x with a panel. Two tiles of x stay in the first-level cache for all of the panel.
-template <bool INTEGERS>
-static void multiply_tiles_all(const uint32_t* panel, const char* x, size_t m, size_t next, size_t bytes, size_t count, bool starts, void* sums) {
-#if defined(LB_ORDER)
-  for (int t = 0; t < PANEL; t += 32)
-    for (size_t done = 0; done < m; done += 32) {
-#else
-  for (size_t done = 0; done < m; done += 32)
+template <bool INTEGERS, class Fetch>
+LB_INLINE void multiply_tiles_all(const uint32_t* panel, const char* x, size_t m, size_t next, size_t bytes, size_t count, bool starts, void* sums,
+                                  const Fetch& fetch) {
+  for (size_t done = 0; done < m; done += 32) {
+    fetch(done / 32, (m + 31) / 32);
     for (int t = 0; t < PANEL; t += 32) {
-#endif
       void* to = (uint32_t*)sums + done * PANEL + t;
       if (m - done > 16)
         multiply_tiles_2<2, INTEGERS>(panel + t, x + done / 16 * next, next, bytes, count, starts, to);
       else
         multiply_tiles_2<1, INTEGERS>(panel + t, x + done / 16 * next, next, bytes, count, starts, to);
     }
+  }
 }

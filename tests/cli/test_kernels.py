@@ -24,11 +24,10 @@ def test_a_shape_says_which_kernel(command, spec):
 
 
 def test_many_rows_have_kernels_of_their_own(command):
-    shape = ("kernels", "96x128", "--weights", "int4 g32")
-    one, other = (cells(command(*shape, *more).out, "") for more in ((), ("--activations", "int8 scale=float32")))
-    assert one[6].startswith("panels of float32") and "int8" in other[6]
-    module = extension("lowbit._cpu")
-    assert ("AMX" in other[6]) == (module.target() == "amx")
+    module, shape = extension("lowbit._cpu"), ("kernels", "96x128", "--weights", "int4 g32")
+    assert "many rows of inputs: qlinear: panels of float32" in command(*shape).out
+    integers = "AMX tiles of int8" if module.target() == "amx" else "panels of int8"
+    assert f"many rows of inputs: qlinear_int8: {integers}" in command(*shape, "--activations", "int8 scale=float32").out
     told, known = command("kernels", "96x128").out, {"scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"}
     assert all(f"not used: {name}: " in told for name in known - set(module.targets()))
 

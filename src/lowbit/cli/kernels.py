@@ -77,14 +77,13 @@ def imagined_layers(module: nn.Module, weights: str, activations: str | None) ->
 
 def table(layers: list[Layer]) -> Table:
     """One row for layers that agree in everything but the name."""
-    drawn = Table("layers", "first", "out x in", "weights", "kernel", "why none faster", "many rows")
+    drawn = Table("layers", "first", "out x in", "weights", "kernel", "why none faster")
     groups: dict[tuple[object, ...], list[Layer]] = {}
     for each in layers:
-        groups.setdefault((each.shape, each.weights, each.route, each.many), []).append(each)
+        groups.setdefault((each.shape, each.weights, each.route), []).append(each)
     for same in groups.values():
         first = same[0]
-        shape = "x".join(map(str, first.shape))
-        drawn.add_row(str(len(same)), first.name, shape, first.weights, first.route.kernel, first.route.refused, first.many)
+        drawn.add_row(str(len(same)), first.name, "x".join(map(str, first.shape)), first.weights, first.route.kernel, first.route.refused)
     return drawn
 
 
@@ -111,6 +110,8 @@ def run(
         print(f"not used: {why}")
     if layers:
         Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 140).print(table(layers))
+        for kernel, many in dict.fromkeys((each.route.kernel, each.many) for each in layers if each.many):
+            print(f"many rows of inputs: {kernel}: {many}")
     else:
         print("no layer is packed; --weights SPEC says what would run")
     if generation is not None:
