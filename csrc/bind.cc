@@ -8,6 +8,7 @@
 
 #include "bind.h"
 #include "drive.h"
+#include "many_rows.h"
 #include "qlinear.h"
 #include "select.h"
 
@@ -61,10 +62,12 @@ PerBlock per_block_of(const nb::tuple& b) {
   return {(const void*)nb::cast<Address>(b[0]), nb::cast<int32_t>(b[1]), nb::cast<int32_t>(b[2]), (const float*)nb::cast<Address>(b[3])};
 }
 
-// Activations that are not float32 are converted here, results back.
-void multiply(const PackedLinear& w, void (*f)(const PackedLinear&, const float*, size_t, float*, const float*, int), Address x, int type, size_t m,
+// Activations that are not float32 are converted here, results back, where the kernel does not.
+void multiply(const PackedLinear& w, Arithmetic arithmetic, void (*f)(const PackedLinear&, const float*, size_t, float*, const float*, int), Address x, int type, size_t m,
               Address y, Address bias, int threads) {
   nb::gil_scoped_release release;
+  if (const Gemm* gemm = many_rows_kernel(w, m, arithmetic))
+    return multiply_many_rows(*gemm, w, (const void*)x, type, m, (void*)y, (const float*)bias, threads);
   if (type == FLOAT32) return f(w, (const float*)x, m, (float*)y, (const float*)bias, threads);
   std::vector<float> wide(m * w.columns), result(m * w.rows);
   target().read((const void*)x, type, 0, wide.data(), wide.size());
@@ -147,18 +150,23 @@ NB_MODULE(_cpu, m) {
         std::memcpy(to->whole, numbers.data(), std::min<size_t>(numbers.size(), 16));
       }, nb::arg("sizes"), nb::arg("bits"), nb::arg("decode"), nb::arg("codes"), nb::arg("table"), nb::arg("magnitudes"), nb::arg("scale"),
          nb::arg("offset"), nb::arg("whole").none());
-  m.def("qlinear", [](const PackedLinear& w, Address x, int type, size_t rows, Address y, Address bias, int threads) {
-    multiply(w, qlinear, x, type, rows, y, bias, threads);
+  m.def("qlinear", [](const PackedLinear& w, Address x, int type, size_t rows, Address y, Address bias, bool halves, int threads) {
+    multiply(w, halves ? BFLOAT16_SUMS : FLOAT32_SUMS, qlinear, x, type, rows, y, bias, threads);
   });
   m.def("qlinear_int8", [](const PackedLinear& w, Address x, int type, size_t rows, Address y, Address bias, int threads) {
-    multiply(w, qlinear_int8, x, type, rows, y, bias, threads);
+    multiply(w, INT8_SUMS, qlinear_int8, x, type, rows, y, bias, threads);
   });
+  m.def("many_rows", [](const PackedLinear& w, size_t rows, int arithmetic) {
+    const Gemm* gemm = many_rows_kernel(w, rows, (Arithmetic)arithmetic);
+    return std::string(gemm ? gemm->name : "");
+  }, "What multiplies so many rows of x in one go (0: in float32, 1: int8, 2: bfloat16), empty where rows are taken a few at a time.");
   m.def("read_all", [](Address data, size_t nbytes) {
     nb::gil_scoped_release release;
     return read_all((const void*)data, nbytes);
   }, "Reads memory; for measuring how fast that is.");
   bind_decoder(m);
   m.def("target", [] { return std::string(target().name); }, "The target in use.");
-  m.def("targets", &usable_targets, "The targets that this CPU can run, the best last.");
+  m.def("targets", &usable_targets, "The targets that this CPU can run.");
+  m.def("refused_targets", &refused_targets, "The others, each with the reason.");
   m.def("use_target", &use_target, "Switch; False where this CPU cannot run it.");
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "many_rows.h"
 #include "qlinear.h"
 #include "select.h"
 #include "threads.h"
@@ -70,7 +71,7 @@ void multiply(const Job* jobs, size_t count, const float* x, size_t rows, std::v
     for (end = i + 1; end < count && share_input(p, jobs[end].product);) end++;
     if (!p.packed)
       multiply_dense(jobs[i], x, rows, threads);
-    else if (rows <= MOST_ROWS)
+    else if (rows <= MOST_ROWS && !many_rows_kernel(*p.packed, rows, p.int8 ? INT8_SUMS : FLOAT32_SUMS))
       multiply_together(jobs + i, end - i, x, rows, room, threads);
     else
       for (size_t k = i; k < end; k++)

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "gemm.h"
 #include "packed_linear.h"
 
 namespace lowbit {
@@ -103,6 +104,8 @@ constexpr size_t PIECE = 1024;  // numbers that are summed at a time, see kernel
   X(linear8_input_nbytes, size_t, (const PackedLinear& w, size_t m))                                                        \
   X(linear8_input, void, (const PackedLinear& w, const float* x, size_t m, void* input))                                    \
   X(linear8_tiles, void, (const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, float* y, size_t stride, const float* bias)) \
+  /* with many rows, see gemm.h; null where this target has no kernel for the weight */                                     \
+  X(gemm, const Gemm*, (const PackedLinear& w, Arithmetic arithmetic))                                                      \
   X(read_memory, uint32_t, (const void* data, size_t nbytes))
 
 struct Target {

@@ -1,8 +1,9 @@
 #include "qlinear.h"
 
 #include <algorithm>
-#include <cstdlib>
 
+#include "many_rows.h"
+#include "scratch.h"
 #include "select.h"
 #include "threads.h"
 
@@ -10,20 +11,6 @@ namespace lowbit {
 namespace {
 
 // Memory of a thread that calls, kept for the next call.
-struct Scratch {
-  void* data = nullptr;
-  size_t nbytes = 0;
-  ~Scratch() { std::free(data); }
-  void* room(size_t wanted) {
-    if (wanted > nbytes) {
-      std::free(data);
-      nbytes = (wanted + 4095) / 4096 * 4096;
-      data = std::aligned_alloc(64, nbytes);
-    }
-    return data;
-  }
-};
-
 void* scratch(size_t nbytes) {
   static thread_local Scratch own;
   return own.room(nbytes);
@@ -55,6 +42,8 @@ void multiply_tiles(const PackedLinear& w, const void* input, size_t m, size_t f
   target().linear_tiles(w, input, m, first, last, y, stride, bias);
 }
 void qlinear(const PackedLinear& w, const float* x, size_t m, float* y, const float* bias, int threads) {
+  if (const Gemm* gemm = many_rows_kernel(w, m, FLOAT32_SUMS))
+    return multiply_many_rows(*gemm, w, x, FLOAT32, m, y, bias, threads);
   product(w, x, m, y, bias, threads, input_nbytes(w, m), target().linear_input, target().linear_tiles);
 }
 
@@ -64,6 +53,8 @@ void multiply_int8_tiles(const PackedLinear& w, const void* input, size_t m, siz
   target().linear8_tiles(w, input, m, first, last, y, stride, bias);
 }
 void qlinear_int8(const PackedLinear& w, const float* x, size_t m, float* y, const float* bias, int threads) {
+  if (const Gemm* gemm = many_rows_kernel(w, m, INT8_SUMS))
+    return multiply_many_rows(*gemm, w, x, FLOAT32, m, y, bias, threads);
   product(w, x, m, y, bias, threads, int8_input_nbytes(w, m), target().linear8_input, target().linear8_tiles);
 }
 

@@ -17,7 +17,15 @@ namespace lowbit::avx512_vnni {
 #include "../kernels/decode.h"
 #include "../kernels/linear.h"
 #include "../kernels/linear_int8.h"
+#include "../kernels/panel.h"
+#include "../kernels/gemm.h"
+#include "../kernels/gemm_int8.h"
 #include "../kernels/decoder.h"
+
+static const Gemm* gemm(const PackedLinear& w, Arithmetic arithmetic) {
+  if (arithmetic == INT8_SUMS) return w.whole_known ? &int8_gemm::GEMM : nullptr;
+  return arithmetic == FLOAT32_SUMS ? &float_gemm::GEMM : nullptr;
+}
 
 extern const Target target;
 const Target target = {

@@ -23,6 +23,15 @@ def test_a_shape_says_which_kernel(command, spec):
     assert cells(done.out, "")[4:6] == ["qlinear", ""]
 
 
+def test_many_rows_have_kernels_of_their_own(command):
+    module, shape = extension("lowbit._cpu"), ("kernels", "96x128", "--weights", "int4 g32")
+    assert "many rows of inputs: qlinear: panels of float32" in command(*shape).out
+    integers = "AMX tiles of int8" if module.target() == "amx" else "panels of int8"
+    assert f"many rows of inputs: qlinear_int8: {integers}" in command(*shape, "--activations", "int8 scale=float32").out
+    told, known = command("kernels", "96x128").out, {"scalar", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"}
+    assert all(f"not used: {name}: " in told for name in known - set(module.targets()))
+
+
 @pytest.mark.parametrize(
     "options, kernel, reason",
     [

@@ -95,9 +95,9 @@ def version(package: str) -> str | None:
 
 
 def cpu_target() -> dict[str, Any] | None:
-    """The instruction set that the C++ extension uses and those that it could; None where it was not built."""
+    """The instruction set that the C++ extension uses, those that it could, and why not others; None where it was not built."""
     module: Any = extension("lowbit._cpu")
-    return None if module is None else {"target": module.target(), "targets": module.targets()}
+    return None if module is None else {"target": module.target(), "targets": module.targets(), "refused": module.refused_targets()}
 
 
 def slow(facts: dict[str, Any]) -> list[str]:

@@ -16,6 +16,8 @@ from torch import nn
 
 from lowbit.checkpoint.reading import open_model
 from lowbit.cli.doctor import cpu_target
+from lowbit.kernels.cpu.linear_layout import PackedLinear
+from lowbit.kernels.cpu.qlinear import many_rows
 from lowbit.kernels.op import GATHER
 from lowbit.nn.convolution import Convolution
 from lowbit.nn.decoder import FusedDecoder
@@ -34,6 +36,7 @@ class Layer:
     shape: tuple[int, ...]
     weights: str
     route: Route
+    many: str  # the kernel for many rows of inputs
 
 
 def route(module: nn.Module) -> Route:
@@ -48,7 +51,10 @@ def route(module: nn.Module) -> Route:
 def layer(name: str, module: nn.Module) -> Layer:
     assert isinstance(module, Linear | Embedding | Convolution)
     specs = " + ".join(t.get("spec", t["kind"]) for t in module.weight.describe())
-    return Layer(name, tuple(module.weight.shape), specs, route(module))
+    kernel, layout = route(module), module.weight.layout()
+    known = isinstance(layout, PackedLinear) and kernel.kernel in ("qlinear", "qlinear_int8")
+    many = many_rows(layout, integer=kernel.kernel == "qlinear_int8") if known else ""
+    return Layer(name, tuple(module.weight.shape), specs, kernel, many)
 
 
 def packed_layers(module: nn.Module) -> Iterator[Layer]:
@@ -66,7 +72,7 @@ def imagined_layers(module: nn.Module, weights: str, activations: str | None) ->
             shape = tuple(target.matrix.shape)
             if shape not in made:
                 made[shape] = layer(target.name, Linear.from_float(target.module, weights, activations))
-            yield Layer(target.name, shape, made[shape].weights, made[shape].route)
+            yield Layer(target.name, shape, made[shape].weights, made[shape].route, made[shape].many)
 
 
 def table(layers: list[Layer]) -> Table:
@@ -100,8 +106,12 @@ def run(
             generation = "one call of the extension a step" if isinstance(decoder, FusedDecoder) else f"module by module: {decoder}"
     found = cpu_target()
     print(f"kernels: {'C++ extension, ' + found['target'] if found else 'torch only; the C++ extension was not built'}")
+    for why in found["refused"] if found else []:
+        print(f"not used: {why}")
     if layers:
         Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 140).print(table(layers))
+        for kernel, many in dict.fromkeys((each.route.kernel, each.many) for each in layers if each.many):
+            print(f"many rows of inputs: {kernel}: {many}")
     else:
         print("no layer is packed; --weights SPEC says what would run")
     if generation is not None:

@@ -61,8 +61,11 @@ def bound(x: Tensor, w: LinearSpec) -> Tensor:
     A product t x takes part in at most ``group`` additions of its group, one rounded multiplication by the scale (itself rounded once where
     it has two levels), ``groups`` additions of groups, as many of offsets, the rounding of the product and of the bias: each multiplies
     by 1 + d, |d| <= U. With n such factors the error is at most n U / (1 - n U) times the sum of magnitudes (Higham 2002, lemma 3.1).
+    With many rows the number is scaled (and moved) first, takes part in the additions of a block of at most 256 columns as they are
+    stored, and blocks of 64 or more columns are added one after another.
     """
-    n = w.group + 2 * w.groups + 8
+    columns = w.groups * -(-w.group // 32) * 32
+    n = max(w.group + 2 * w.groups, 256 + columns // 64) + 8
     gamma = n * U / (1 - n * U)
     magnitudes = x.double().abs() @ (w.table.double()[w.codes.long()] * w.spread(w.scales.double())).abs().T
     if w.offset is not None:
@@ -90,6 +93,7 @@ def check(x: Tensor, w: LinearSpec, packed: PackedLinear, bias: Tensor | None = 
 
 
 SHAPES = [(1, 1, 1), (1, 17, 33), (3, 5, 100), (17, 64, 96), (2, 130, 160), (33, 48, 64), (24, 16, 40), (5, 31, 256), (70, 35, 72)]
+SHAPES += [(32, 270, 64), (39, 66, 700), (50, 300, 36)]  # more than one panel of rows or block of columns
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -116,13 +120,15 @@ def test_every_number_of_rows(m: int, cpu: Any) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 8])
-@pytest.mark.parametrize("group", [1, 3, 4, 8, 16, 24, 64, 100, 200])
+@pytest.mark.parametrize("group", [1, 3, 4, 8, 16, 24, 64, 100, 200, 600])
 def test_every_group(bits: int, group: int, cpu: Any) -> None:
-    w = spec(40, 200, bits, group, seed=group, offset=True)
+    columns = max(200, group)
+    w = spec(40, columns, bits, group, seed=group, offset=True)
     packed = prepare(w)
     for target in cpu.targets():
         assert cpu.use_target(target)
-        check(torch.randn(2, 200), w, packed)
+        check(torch.randn(2, columns), w, packed)
+        check(torch.randn(40, columns), w, packed)
 
 
 @pytest.mark.parametrize("scales, store", [("float32", 0), ("bfloat16", 1), ("float16", 2), ("e8m0", BYTE), ("e4m3", BYTE)])
@@ -146,8 +152,9 @@ def test_every_way_of_decoding(kind: str, bits: int, cpu: Any) -> None:
     for target in cpu.targets():
         assert cpu.use_target(target)
         # the rows of the identity show single numbers: one product, exact but for the scale
-        y = qlinear.run(torch.eye(300), packed)
-        assert torch.equal(y.T, w.dequantize()), target
+        for rows in (slice(0, 300), slice(0, 10)):  # many and few
+            y = qlinear.run(torch.eye(300)[rows], packed)
+            assert torch.equal(y.T, w.dequantize()[:, rows]), target
         check(torch.randn(5, 300), w, packed)
 
 
@@ -178,7 +185,7 @@ def test_bytes_are_counted(cpu: Any) -> None:
 def test_bits_do_not_depend_on_threads(cpu: Any, threads: Callable[[int], Any]) -> None:
     w = spec(700, 1024, 4, 32, offset=True)
     packed = prepare(w)
-    for m in (1, 5, 30):
+    for m in (1, 5, 30, 130):
         x = torch.randn(m, 1024)
         for target in cpu.targets():
             assert cpu.use_target(target)
@@ -187,6 +194,87 @@ def test_bits_do_not_depend_on_threads(cpu: Any, threads: Callable[[int], Any]) 
                 with threads(count):
                     results.append(qlinear.run(x, packed))
             assert all(torch.equal(results[0], r) for r in results)
+
+
+def halved(x: Tensor, w: LinearSpec) -> tuple[Tensor, Tensor]:
+    """With x and W rounded to bfloat16 once: the exact result and how far float32 sums of exact products may be from it.
+
+    A scaled number is rounded to float32 and may be moved before; as ties at a rounding to bfloat16 are broken by the last bit of float32,
+    the numbers are taken as the kernel has them: ``dequantize`` rounds each operation once too.
+    """
+    W, x = w.dequantize().bfloat16().double(), x.bfloat16().double()
+    n = 2 * (256 + 32 * w.groups) + w.codes.shape[1] // 64 + 8
+    # numbers below 2**-126 may count as zero
+    return x @ W.T, n * U / (1 - n * U) * (x.abs() @ W.abs().T) + 1e-37
+
+
+@pytest.mark.parametrize(
+    "bits, group, columns", [(4, 32, 96), (4, 24, 72), (3, 100, 300), (8, 700, 700), (1, 5, 33), (6, 64, 640), (2, 1, 17)]
+)
+def test_bfloat16_with_many_rows(bits: int, group: int, columns: int, cpu: Any) -> None:
+    for offset in (False, True):
+        w = spec(150, columns, bits, group, offset=offset)
+        packed, bias = prepare(w), torch.randn(150)
+        for target in cpu.targets():
+            assert cpu.use_target(target)
+            halves = "bfloat16" in cpu.many_rows(packed.handle, 20, 2)
+            assert halves == (target in ("avx512_bf16", "amx"))
+            for m in (16, 20, 47, 70):
+                x = torch.randn(m, columns).bfloat16()
+                out = torch.full((m, 150), torch.nan, dtype=torch.bfloat16)
+                y = qlinear.run(x, packed, bias, out).double()
+                want, limit = halved(x, w) if halves else (exact(x, w), bound(x, w))
+                want = want + bias.double()
+                assert bool(((y - want).abs() <= limit + 2.0**-8 * (want.abs() + limit)).all()), (target, m, offset)
+
+
+def test_float32_is_rounded_to_bfloat16_only_where_the_caller_allows_it(cpu: Any) -> None:
+    w = spec(150, 320, 4, 32)
+    packed, x = prepare(w), torch.randn(40, 320)
+    for target in cpu.targets():
+        assert cpu.use_target(target)
+        check(x, w, packed)  # far tighter than bfloat16 is
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        try:
+            y = qlinear.run(x, packed, None, torch.full((40, 150), torch.nan)).double()
+        finally:
+            torch.set_float32_matmul_precision(before)
+        want, limit = halved(x, w) if target in ("avx512_bf16", "amx") else (exact(x, w), bound(x, w))
+        assert bool(((y - want).abs() <= limit).all()), target
+        assert bool(((y - exact(x, w)).abs() <= 2.0**-7 * (x.abs().double() @ w.dequantize().abs().double().T)).all())
+
+
+def test_torch_multiplies_as_before_after_a_kernel(cpu: Any, threads: Callable[[int], Any]) -> None:
+    """Tile registers are shared with oneDNN: a configuration that is left behind would be its own or raise an exception."""
+    packed = prepare(spec(300, 256, 4, 32))
+    a, b = torch.randn(64, 256).bfloat16(), torch.randn(128, 256).bfloat16()
+    want = torch.nn.functional.linear(a, b)
+    for target in cpu.targets():
+        assert cpu.use_target(target)
+        for count in (1, 2):
+            with threads(count):
+                first = qlinear.run(a, packed)
+                assert torch.equal(torch.nn.functional.linear(a, b), want)
+                assert torch.equal(qlinear.run(a, packed), first)
+
+
+def test_more_rows_than_are_prepared_together(cpu: Any) -> None:
+    w = spec(33, 40, 4, 20, offset=True)
+    packed, x = prepare(w), torch.randn(1100, 40)
+    for target in cpu.targets():
+        assert cpu.use_target(target)
+        y = check(x, w, packed)
+        assert torch.equal(y[700:750], qlinear.run(x[700:750], packed))  # a row does not depend on the others
+
+
+def test_few_rows_have_no_panels(cpu: Any) -> None:
+    packed = prepare(spec(20, 64, 4, 32, kind="signed"))
+    for target in cpu.targets():
+        assert cpu.use_target(target)
+        assert [cpu.many_rows(packed.handle, 1, kind) for kind in range(3)] == [""] * 3
+        names = [cpu.many_rows(packed.handle, 64, kind) for kind in range(3)]
+        assert names[0] == "panels of float32" and "int8" in names[1] and ("AMX" in names[1]) == (target == "amx")
 
 
 def test_half_precision_goes_through_float32(cpu: Any) -> None:
@@ -267,7 +355,7 @@ def fuzz(count: int, cpu: Any, threads: Callable[[int], Any]) -> None:
     for seed in range(count):
         bits = draw.randint(1, 8)
         kind = draw.choice(["table", "signed", "unsigned"] + ["fp8"] * (bits == 8) + ["ternary"] * (bits == 2))
-        columns, rows, m = draw.randint(1, 300), draw.randint(1, 70), draw.choice([1, 1, 2, 3, 4, 7, 16, 17, 24, 40])
+        columns, rows, m = draw.randint(1, 300), draw.randint(1, 70), draw.choice([1, 1, 2, 3, 4, 7, 16, 17, 24, 40, 75])
         group = draw.choice([columns, min(columns, draw.choice([1, 2, 4, 8, 16, 32, 64, 128])), draw.randint(1, columns)])
         w = spec(
             rows, columns, bits, group, seed, kind, draw.choice(["float32", "bfloat16", "float16", "e8m0", "e4m3"]), draw.random() < 0.4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -45,6 +46,13 @@ def test_bits_of_the_reference(name: str, offset: bool, cpu: Any) -> None:
         (24, 40, 128, 128),
         (33, 30, 96, 16),
         (5, 70, 200, 200),
+        (16, 270, 128, 32),
+        (37, 66, 1200, 1200),
+        (50, 130, 640, 64),
+        (21, 40, 1344, 96),
+        (18, 20, 1056, 24),
+        (29, 17, 1500, 750),
+        (530, 18, 70, 33),
     ]:
         w = weight(name, rows, columns, group, m, offset)
         packed = prepare(w)
@@ -56,6 +64,28 @@ def test_bits_of_the_reference(name: str, offset: bool, cpu: Any) -> None:
             assert cpu.use_target(target)
             out = torch.full((m, rows), torch.nan)
             assert torch.equal(qlinear_int8.run(x, packed, bias, out), want), (name, target, m)
+
+
+def test_bits_do_not_depend_on_threads_or_other_rows(cpu: Any, threads: Callable[[int], Any]) -> None:
+    w = weight("int4", 600, 1024, 64, 0, offset=True)
+    packed, x = prepare(w), torch.randn(70, 1024)
+    want = reference.run(x, w)
+    for target in cpu.targets():
+        assert cpu.use_target(target)
+        for count in (1, 2, 3):
+            with threads(count):
+                for rows in (slice(0, 70), slice(3, 20), slice(5, 6)):
+                    assert torch.equal(qlinear_int8.run(x[rows], packed, None, torch.full((len(x[rows]), 600), torch.nan)), want[rows])
+
+
+def test_half_precision_in_and_out(cpu: Any) -> None:
+    w = weight("int8", 40, 256, 256, 0)
+    packed = prepare(w)
+    for dtype in (torch.bfloat16, torch.float16):
+        x = torch.randn(33, 256).to(dtype)
+        for target in cpu.targets():
+            assert cpu.use_target(target)
+            assert torch.equal(qlinear_int8.run(x, packed), reference.run(x, w))
 
 
 def test_sums_are_those_of_python_integers(cpu: Any) -> None:
@@ -83,8 +113,8 @@ def test_the_largest_sums_do_not_overflow(name: str, code: int, cpu: Any) -> Non
         packed = prepare(w)
         for target in cpu.targets():
             assert cpu.use_target(target)
-            for sign in (1.0, -1.0):
-                got = qlinear_int8.run(torch.full((2, columns), sign * 127), packed)  # a scale of 1
+            for sign, m in ((1.0, 2), (-1.0, 2), (1.0, 20), (-1.0, 20)):
+                got = qlinear_int8.run(torch.full((m, columns), sign * 127), packed)  # a scale of 1
                 assert got.unique().tolist() == [sign * 127 * columns * float(table[code])]
 
 
@@ -93,9 +123,10 @@ def test_ties_and_special_rows(cpu: Any) -> None:
     x = torch.tensor([[127.0, 0.5, 1.5, -2.5, 0, 0, 0, 0], [torch.nan, 1, 1, 1, 1, 1, 1, 1], [torch.inf, 1, 1, 1, 1, 1, 1, 1]])
     for target in cpu.targets():
         assert cpu.use_target(target)
-        y = qlinear_int8.run(x, prepare(w))
-        assert y[0].tolist() == [127, 0, 2, -2]
-        assert bool(y[1:].isnan().all())
+        for m in (3, 30):
+            y = qlinear_int8.run(x.repeat(m // 3, 1), prepare(w))
+            assert y[-3].tolist() == [127, 0, 2, -2]
+            assert bool(y[-2:].isnan().all())
     assert bool(reference.run(x, w)[1:].isnan().all())
 
 

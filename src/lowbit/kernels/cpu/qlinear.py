@@ -13,6 +13,9 @@ from lowbit.kernels.cpu.linear_layout import PackedLinear
 from lowbit.kernels.linear_spec import LinearSpec
 from lowbit.kernels.op import extension
 
+#: what is multiplied and added, see csrc/gemm.h
+FLOAT32_SUMS, INT8_SUMS, BFLOAT16_SUMS = range(3)
+
 
 def refuses(x: Tensor, weight: PackedLinear | LinearSpec | str, bias: Tensor | None = None) -> str | None:
     if isinstance(weight, str):  # why there is no layout
@@ -27,6 +30,10 @@ def refuses(x: Tensor, weight: PackedLinear | LinearSpec | str, bias: Tensor | N
 def run(x: Tensor, weight: PackedLinear, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """Float32 sums whose order depends on the shapes only, not on the number of threads.
 
+    Sixteen rows of x or more are multiplied as float32, W[r, c] being the rounded product of number and scale. Where x is bfloat16, or
+    ``torch.set_float32_matmul_precision("medium")`` allows it for float32, and the CPU multiplies bfloat16 (AVX512-BF16, AMX), x and W are
+    rounded to bfloat16 once: then a product is off by up to 2**-8 of its magnitude, sums still are float32.
+
     Shapes:
         x       (..., in)
         bias    (out,) float32
@@ -35,11 +42,23 @@ def run(x: Tensor, weight: PackedLinear, bias: Tensor | None = None, out: Tensor
     Raises:
         ShapeError: x, bias or out do not fit.
     """
-    return multiply("qlinear", x, weight, bias, out)
+    return multiply("qlinear", x, weight, bias, out, halves(x))
 
 
-def multiply(function: str, x: Tensor, weight: PackedLinear, bias: Tensor | None, out: Tensor | None) -> Tensor:
-    """The product by a function of the extension."""
+def many_rows(weight: PackedLinear, *, integer: bool, rows: int = 64) -> str:
+    """What multiplies so many rows of float32 (/ bfloat16, if that is another) or of int8; empty where a few are taken at a time."""
+    module: Any = extension("lowbit._cpu")
+    kinds = (INT8_SUMS,) if integer else (FLOAT32_SUMS, BFLOAT16_SUMS)
+    return " / ".join(dict.fromkeys(module.many_rows(weight.handle, rows, kind) for kind in kinds))
+
+
+def halves(x: Tensor) -> bool:
+    """Whether products of bfloat16 are good enough for x."""
+    return x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "medium")
+
+
+def multiply(function: str, x: Tensor, weight: PackedLinear, bias: Tensor | None, out: Tensor | None, *options: bool) -> Tensor:
+    """The product by a function of the extension, with what it takes besides."""
     if x.shape[-1:] != (weight.columns,):
         raise ShapeError(f"x of shape {tuple(x.shape)} and a weight of {weight.shape}: x needs {weight.columns} columns")
     if bias is not None and (bias.shape != (weight.rows,) or bias.dtype != torch.float32):
@@ -54,7 +73,6 @@ def multiply(function: str, x: Tensor, weight: PackedLinear, bias: Tensor | None
     held = None if bias is None else bias.contiguous()
     rows = out.numel() // weight.rows
     product = getattr(module, function)
-    product(
-        weight.handle, dense.data_ptr(), call.TYPES[x.dtype], rows, out.data_ptr(), call.address(held), torch.get_num_threads()
-    )  # fmt: skip
+    threads = torch.get_num_threads()
+    product(weight.handle, dense.data_ptr(), call.TYPES[x.dtype], rows, out.data_ptr(), call.address(held), *options, threads)
     return out
