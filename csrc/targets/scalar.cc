@@ -14,6 +14,8 @@ namespace lowbit::scalar {
 #include "../kernels/philox.h"
 #include "../kernels/pack.h"
 #include "../kernels/decode.h"
+#include "../kernels/tiles.h"
+#include "../kernels/linear_digits.h"
 #include "../kernels/linear.h"
 #include "../kernels/linear_int8.h"
 #include "../kernels/decoder.h"

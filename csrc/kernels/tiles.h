@@ -1,0 +1,54 @@
+// How the kernels of linear layers walk over tiles of 16 rows, and what they share.
+
+#if defined(__AVX512F__)
+constexpr int WIDTHS[] = {1, 2, 4, 8, 16, 24};  // rows of x that are multiplied at a time
+#else
+constexpr int WIDTHS[] = {1, 2, 4};
+#endif
+constexpr int WIDEST = WIDTHS[sizeof(WIDTHS) / sizeof(int) - 1];
+constexpr int VECTORS = (int)TILE_ROWS / LANES;  // that hold the rows of a tile
+constexpr int FEW = 4;                           // so few rows of x wait for the weights, not for the arithmetic
+constexpr size_t AHEAD = 256;                    // words of codes that are asked for early; 512 and more take longer, 128 too
+constexpr size_t AT_A_TIME = 32;                 // groups whose scales are decoded ahead
+
+// rows of x from `done` on that go together
+LB_INLINE int width_of(size_t m, size_t done) {
+  for (int width : WIDTHS)
+    if ((size_t)width >= m - done) return width;
+  return WIDEST;
+}
+
+// how many tiles at a time, so that enough sums are under way
+constexpr int tiles_at_a_time(int width) { return LANES == 16 ? (width <= 4 ? 4 : width == 8 ? 2 : 1) : width <= 2 ? 2 : 1; }
+
+// How many words ahead of where it is read a tile's memory is asked for: when a tile ends, that of the tile `step` further.
+struct Ahead {
+  size_t left, jump;
+  LB_INLINE_MEMBER Ahead(const PackedLinear& w, size_t step) : left(w.groups * words_of_group(w)), jump((step - 1) * left) {}
+  LB_INLINE_MEMBER size_t step(size_t words) {  // that are read next
+    left -= words;
+    return left + words > AHEAD ? AHEAD : AHEAD + jump;
+  }
+};
+
+static float sum_of(const float* x, size_t n) {
+  F sums = {};
+  size_t k = 0;
+  for (; k + LANES <= n; k += LANES) sums += load(x + k);
+  float sum = 0;
+  for (int l = 0; l < LANES; l++) sum += sums[l];
+  for (; k < n; k++) sum += x[k];
+  return sum;
+}
+
+// The sums of a tile, or what there is of it, to y.
+LB_INLINE void put(const F* sums, const PackedLinear& w, size_t tile, float* y, const float* bias) {
+  const size_t row = tile * TILE_ROWS, count = w.rows - row < TILE_ROWS ? w.rows - row : TILE_ROWS;
+  if (count == TILE_ROWS) {
+    for (int v = 0; v < VECTORS; v++) store(y + row + v * LANES, bias ? sums[v] + load(bias + row + v * LANES) : sums[v]);
+    return;
+  }
+  float all_rows[TILE_ROWS];
+  for (int v = 0; v < VECTORS; v++) store(all_rows + v * LANES, sums[v]);
+  for (size_t k = 0; k < count; k++) y[row + k] = bias ? all_rows[k] + bias[row + k] : all_rows[k];
+}
