@@ -147,7 +147,7 @@ NB_MODULE(_cpu, m) {
         to->zero = nb::cast<int32_t>(w[1]);
         to->flip = nb::cast<int32_t>(w[2]);
         const nb::bytes numbers = nb::cast<nb::bytes>(w[3]);
-        std::memcpy(to->whole, numbers.data(), std::min<size_t>(numbers.size(), 16));
+        std::memcpy(to->whole, numbers.data(), std::min<size_t>(numbers.size(), 64));
       }, nb::arg("sizes"), nb::arg("bits"), nb::arg("decode"), nb::arg("codes"), nb::arg("table"), nb::arg("magnitudes"), nb::arg("scale"),
          nb::arg("offset"), nb::arg("whole").none());
   m.def("qlinear", [](const PackedLinear& w, Address x, int type, size_t rows, Address y, Address bias, bool halves, int threads) {

@@ -33,7 +33,8 @@ void multiply_dense(const Job& job, const float* x, size_t rows, int threads) {
 bool share_input(const Product& a, const Product& b) {
   if (!a.packed || !b.packed || a.int8 != b.int8) return false;
   const PackedLinear &v = *a.packed, &w = *b.packed;
-  return v.columns == w.columns && v.group == w.group && v.bits == w.bits && (v.bits > 2 || std::equal(v.table, v.table + 256, w.table));
+  return v.columns == w.columns && v.group == w.group && v.bits == w.bits && v.whole_known == w.whole_known && v.zero == w.zero &&
+         v.unit == w.unit && !v.offset.data == !w.offset.data && (v.bits > 2 || std::equal(v.table, v.table + 256, w.table));
 }
 
 constexpr size_t STEP = 4;  // tiles that are multiplied at a time

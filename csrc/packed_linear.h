@@ -40,7 +40,7 @@ struct PackedLinear {
   // whole numbers: number(code) = unit * (whole[code] - zero); where bits is 8, whole is code ^ flip
   int32_t whole_known, zero, flip;
   float unit;
-  uint8_t whole[16];
+  uint8_t whole[64];  // repeat
 };
 
 constexpr size_t TILE_ROWS = 16;

@@ -4,7 +4,8 @@
 
 namespace lowbit {
 
-// The input of a linear as kernels read it. It serves all linears that agree in columns, group, bits, and, where bits < 3, in the table.
+// The input of a linear as kernels read it. It serves all linears that agree in columns, group, bits, in whether there are offsets, in what is said of
+// whole numbers, and, where bits < 3, in the table.
 size_t input_nbytes(const PackedLinear& w, size_t m);
 void prepare_input(const PackedLinear& w, const float* x, size_t m, void* input);  // input: input_nbytes, 64-byte aligned; m <= MOST_ROWS
 // Rows 16 * first to 16 * last - 1 of the output, on the calling thread; y[i * stride + row]. bias may be null.

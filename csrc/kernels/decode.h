@@ -29,11 +29,18 @@ LB_INLINE U code_at(const U* words, int i) {
   return u;
 }
 
+// How a kernel loads the words of a unit; a decoder that reads them otherwise says so.
+template <int COUNT>
+struct WholeWords {
+  static constexpr int WORDS = COUNT, LOADS = COUNT;
+  static constexpr bool SUMS = false, BEYOND = false;
+  static LB_INLINE_MEMBER U word(const uint32_t* codes, int k) { return load(codes + k * TILE_ROWS); }
+};
+
 // Codes of up to 6 bits. Tables of up to 4 bits repeat to 16 numbers, so what lies above a code does not matter.
 template <int BITS>
-struct Lookup {
-  static constexpr int WORDS = (int)words_of(BITS), CODES = (int)codes_of(BITS);
-  static constexpr bool SUMS = false;
+struct Lookup : WholeWords<(int)words_of(BITS)> {
+  static constexpr int CODES = (int)codes_of(BITS);
 #if defined(__AVX512F__)
   static constexpr int COUNT = BITS <= 4 ? 1 : BITS == 5 ? 2 : 4;
   __m512 table[COUNT];
@@ -69,9 +76,21 @@ struct Lookup {
 };
 
 #if defined(__AVX512F__)
+// Codes of 4 bits. Shifts are what a core does least of at a time, so half of them are loads from one, two and three bytes further on. The
+// last word of the codes must not be read so.
+struct Nibbles : WholeWords<1> {
+  static constexpr int LOADS = 4, CODES = 8;
+  static constexpr bool BEYOND = true;
+  using Within = Lookup<4>;
+  Lookup<4> table;
+  LB_INLINE_MEMBER explicit Nibbles(const PackedLinear& w) : table(w) {}
+  static LB_INLINE_MEMBER U word(const uint32_t* codes, int k) { return load((const uint32_t*)((const char*)codes + k)); }
+  LB_INLINE_MEMBER F at(const U* words, int i) const { return table.number(i & 1 ? words[i / 2] >> 4 : words[i / 2]); }
+};
+
 // Four bits, which are several codes, pick one of 16 sums.
-struct Together {
-  static constexpr int WORDS = 1, CODES = 8;
+struct Together : WholeWords<1> {
+  static constexpr int CODES = 8;
   static constexpr bool SUMS = true;
   LB_INLINE_MEMBER explicit Together(const PackedLinear&) {}
   LB_INLINE_MEMBER F at(const U* words, int i, const float* sums) const {
@@ -82,9 +101,8 @@ struct Together {
 
 // Codes of 8 bits that are integers, two's complement or not.
 template <bool SIGNED>
-struct Integers {
-  static constexpr int WORDS = 1, CODES = 4;
-  static constexpr bool SUMS = false;
+struct Integers : WholeWords<1> {
+  static constexpr int CODES = 4;
   LB_INLINE_MEMBER explicit Integers(const PackedLinear&) {}
   LB_INLINE_MEMBER F at(const U* words, int i) const {
     const U word = words[0];
@@ -94,9 +112,8 @@ struct Integers {
 };
 
 // Any table of 256 numbers.
-struct Gathered {
-  static constexpr int WORDS = 1, CODES = 4;
-  static constexpr bool SUMS = false;
+struct Gathered : WholeWords<1> {
+  static constexpr int CODES = 4;
   const uint32_t* numbers;
   LB_INLINE_MEMBER explicit Gathered(const PackedLinear& w) : numbers((const uint32_t*)w.table) {}
   LB_INLINE_MEMBER F at(const U* words, int i) const {
@@ -106,9 +123,8 @@ struct Gathered {
 
 #if defined(__AVX512VBMI__)
 // 128 bfloat16 numbers and a sign: both bytes of 64 numbers by one look-up each.
-struct Symmetric {
-  static constexpr int WORDS = 1, CODES = 4;
-  static constexpr bool SUMS = false;
+struct Symmetric : WholeWords<1> {
+  static constexpr int CODES = 4;
   __m512i low[2], high[2];
   LB_INLINE_MEMBER explicit Symmetric(const PackedLinear& w) {
     for (int k = 0; k < 2; k++) low[k] = _mm512_loadu_si512(w.magnitudes + 64 * k), high[k] = _mm512_loadu_si512(w.magnitudes + 128 + 64 * k);
@@ -147,12 +163,13 @@ LB_INLINE U widened(const uint16_t* p) {
 #endif
 }
 
-// What is stored once a block, `count` groups of 16 rows, as float32.
-static void read_blocks(const PerBlock& b, size_t tile, size_t groups, size_t first, size_t count, float* to) {
+// What is stored once a block, `count` groups of 16 rows, as float32. Of the next call's, for which tiles go `step` at a time, memory is asked.
+static void read_blocks(const PerBlock& b, size_t tile, size_t groups, size_t first, size_t count, size_t step, float* to) {
   const size_t at = (tile * groups + first) * TILE_ROWS, n = count * TILE_ROWS;
   const uint16_t* halves = (const uint16_t*)b.data + at;
   const size_t size = b.store == STORE_FLOAT32 ? 4 : b.store == STORE_BYTE ? 1 : 2;
-  for (size_t i = 0; i < n * size; i += 64) __builtin_prefetch((const char*)b.data + (at + n) * size + i);  // those of the next call
+  const size_t next = at + n + (first + count < groups ? 0 : (step - 1) * groups * TILE_ROWS);
+  for (size_t i = 0; i < n * size; i += 64) __builtin_prefetch((const char*)b.data + next * size + i);
   switch (b.store) {
     case STORE_FLOAT32:
       __builtin_memcpy(to, (const float*)b.data + at, 4 * n);

@@ -1,26 +1,5 @@
 // y = x W^T + bias for float32 x. A group of columns has accumulators of its own, which its scales multiply once.
 
-#if defined(__AVX512F__)
-constexpr int WIDTHS[] = {1, 2, 4, 8, 16, 24};  // rows of x that are multiplied at a time
-#else
-constexpr int WIDTHS[] = {1, 2, 4};
-#endif
-constexpr int WIDEST = WIDTHS[sizeof(WIDTHS) / sizeof(int) - 1];
-constexpr int VECTORS = (int)TILE_ROWS / LANES;  // that hold the rows of a tile
-constexpr int FEW = 4;                           // so few rows of x wait for the weights, not for the arithmetic
-constexpr size_t AHEAD = 256;                   // words of codes that are asked for early; 128 to 1024 differ by a few percent
-constexpr size_t AT_A_TIME = 32;                 // groups whose scales are decoded ahead
-
-// rows of x from `done` on that go together
-LB_INLINE int width_of(size_t m, size_t done) {
-  for (int width : WIDTHS)
-    if ((size_t)width >= m - done) return width;
-  return WIDEST;
-}
-
-// how many tiles at a time, so that enough sums are under way
-constexpr int tiles_at_a_time(int width) { return LANES == 16 ? (width <= 4 ? 4 : width == 8 ? 2 : 1) : width <= 2 ? 2 : 1; }
-
 // Codes of 1 and 2 bits with a single row of x: four or two of them at once pick one of 16 sums t[c0] x0 + t[c1] x1 (...) that are made once
 // for all rows of W. That takes a half or a quarter of the operations.
 constexpr int together(int bits, int width) { return LANES == 16 && width == 1 && bits <= 2 ? 4 / bits : 0; }
@@ -31,22 +10,6 @@ static size_t linear_block_columns(const PackedLinear& w, int width) {
   return n ? columns_of(w) / (size_t)n * 16 : columns_of(w) * (size_t)width;
 }
 static size_t linear_block(const PackedLinear& w, int width) { return linear_block_columns(w, width) + w.groups * (size_t)width; }
-
-static size_t linear_input_nbytes(const PackedLinear& w, size_t m) {
-  size_t floats = 0;
-  for (size_t done = 0; done < m; done += WIDEST) floats += linear_block(w, width_of(m, done));
-  return 4 * floats;
-}
-
-static float sum_of(const float* x, size_t n) {
-  F sums = {};
-  size_t k = 0;
-  for (; k + LANES <= n; k += LANES) sums += load(x + k);
-  float sum = 0;
-  for (int l = 0; l < LANES; l++) sum += sums[l];
-  for (; k < n; k++) sum += x[k];
-  return sum;
-}
 
 #if defined(__AVX512F__)
 // the 16 sums of every `n` columns
@@ -68,45 +31,29 @@ static void sums_of_codes(const PackedLinear& w, const float* x, size_t count, s
 static void sums_of_codes(const PackedLinear&, const float*, size_t, size_t, int, float*) {}
 #endif
 
-static void linear_input(const PackedLinear& w, const float* x, size_t m, void* input) {
-  float* to = (float*)input;
+static void float_input(const PackedLinear& w, const float* x, size_t rows, int width, float* to) {
   const size_t stored = w.units * codes_of(w.bits);
-  for (size_t done = 0; done < m; done += WIDEST) {
-    const int width = width_of(m, done), n = together(w.bits, width);
-    float* sums = to + linear_block_columns(w, width);
-    for (size_t g = 0; g < w.groups; g++) {
-      const size_t first = g * w.group, some = first + w.group < w.columns ? w.group : w.columns - first;
-      for (int i = 0; i < width; i++) {
-        const size_t count = done + i < m ? some : 0;  // a row that is not there is zero
-        const float* from = x + (done + i) * w.columns + first;
-        sums[g * width + i] = w.offset.data ? sum_of(from, count) : 0.0f;
-        if (n) {
-          sums_of_codes(w, from, count, stored, n, to + g * stored / n * 16);
-          continue;
-        }
-        float* column = to + g * stored * width + i;
-        if (width == 1) {
-          __builtin_memcpy(column, from, 4 * count);
-        } else {
-          for (size_t k = 0; k < count; k++) column[k * width] = from[k];
-        }
-        for (size_t k = count; k < stored; k++) column[k * width] = 0.0f;
+  const int n = together(w.bits, width);
+  float* sums = to + linear_block_columns(w, width);
+  for (size_t g = 0; g < w.groups; g++) {
+    const size_t first = g * w.group, some = first + w.group < w.columns ? w.group : w.columns - first;
+    for (int i = 0; i < width; i++) {
+      const size_t count = (size_t)i < rows ? some : 0;  // a row that is not there is zero
+      const float* from = x + i * w.columns + first;
+      sums[g * width + i] = w.offset.data ? sum_of(from, count) : 0.0f;
+      if (n) {
+        sums_of_codes(w, from, count, stored, n, to + g * stored / n * 16);
+        continue;
       }
+      float* column = to + g * stored * width + i;
+      if (width == 1) {
+        __builtin_memcpy(column, from, 4 * count);
+      } else {
+        for (size_t k = 0; k < count; k++) column[k * width] = from[k];
+      }
+      for (size_t k = count; k < stored; k++) column[k * width] = 0.0f;
     }
-    to += linear_block(w, width);
   }
-}
-
-// The sums of a tile, or what there is of it, to y.
-LB_INLINE void put(const F* sums, const PackedLinear& w, size_t tile, float* y, const float* bias) {
-  const size_t row = tile * TILE_ROWS, count = w.rows - row < TILE_ROWS ? w.rows - row : TILE_ROWS;
-  if (count == TILE_ROWS) {
-    for (int v = 0; v < VECTORS; v++) store(y + row + v * LANES, bias ? sums[v] + load(bias + row + v * LANES) : sums[v]);
-    return;
-  }
-  float all_rows[TILE_ROWS];
-  for (int v = 0; v < VECTORS; v++) store(all_rows + v * LANES, sums[v]);
-  for (size_t k = 0; k < count; k++) y[row + k] = bias ? all_rows[k] + bias[row + k] : all_rows[k];
 }
 
 // `M` rows of x with `R` tiles.
@@ -119,21 +66,21 @@ static void multiply(const PackedLinear& w, const Decoder& decoder, const float*
   for (int t = 0; t < N; t++) codes[t] = w.codes + (tile + t / VECTORS) * tile_words + t % VECTORS * LANES;
   alignas(64) float scale[R][AT_A_TIME * TILE_ROWS], offset[R][AT_A_TIME * TILE_ROWS];
   F total[M][N] = {};
+  Ahead ahead(w, R);
   for (size_t first = 0; first < w.groups; first += AT_A_TIME) {
     const size_t count = w.groups - first < AT_A_TIME ? w.groups - first : AT_A_TIME;
     for (int r = 0; r < R; r++) {
-      read_blocks(w.scale, tile + r, w.groups, first, count, scale[r]);
-      if (w.offset.data) read_blocks(w.offset, tile + r, w.groups, first, count, offset[r]);
+      read_blocks(w.scale, tile + r, w.groups, first, count, R, scale[r]);
+      if (w.offset.data) read_blocks(w.offset, tile + r, w.groups, first, count, R, offset[r]);
     }
     for (size_t g = 0; g < count; g++) {
       F part[M][N] = {};
       for (size_t u = 0; u < w.units; u++) {
-        U words[N][WORDS];
+        U words[N][Decoder::LOADS];
+        const size_t further = ahead.step(WORDS * TILE_ROWS);
         for (int t = 0; t < N; t++) {
-          for (int k = 0; k < WORDS; k++) {
-            words[t][k] = load(codes[t] + k * TILE_ROWS);
-            if (M <= FEW) __builtin_prefetch(codes[t] + k * TILE_ROWS + AHEAD);
-          }
+          for (int k = 0; k < Decoder::LOADS; k++) words[t][k] = Decoder::word(codes[t], k);
+          for (int k = 0; k < WORDS && M <= FEW; k++) __builtin_prefetch(codes[t] + k * TILE_ROWS + further);
           codes[t] += WORDS * TILE_ROWS;
         }
 #pragma GCC unroll 32
@@ -170,6 +117,12 @@ static void multiply(const PackedLinear& w, const Decoder& decoder, const float*
 template <class Decoder, int M>
 static void multiply_range(const PackedLinear& w, const float* x, int rows, size_t first, size_t last, float* y, size_t stride, const float* bias) {
   constexpr int R = tiles_at_a_time(M);
+  if constexpr (Decoder::BEYOND)
+    if (first < last && last == tiles_of(w)) {
+      const size_t within = first + (last - first - 1) / R * R;
+      multiply_range<Decoder, M>(w, x, rows, first, within, y, stride, bias);
+      return multiply_range<typename Decoder::Within, M>(w, x, rows, within, last, y, stride, bias);
+    }
   const Decoder decoder(w);
   size_t tile = first;
   for (; tile + R <= last; tile += R) multiply<Decoder, M, R>(w, decoder, x, rows, tile, y, stride, bias);
@@ -192,32 +145,73 @@ static void multiply_width(int width, const PackedLinear& w, const float* x, int
   }
 }
 
+#if defined(__AVX512F__)
+template <class Decoder>
+static void multiply_few(int width, const PackedLinear& w, const float* x, int rows, size_t first, size_t last, float* y, size_t stride,
+                         const float* bias) {
+  if (width == 1) return multiply_range<Decoder, 1>(w, x, rows, first, last, y, stride, bias);
+  if (width == 2) return multiply_range<Decoder, 2>(w, x, rows, first, last, y, stride, bias);
+  multiply_range<Decoder, 4>(w, x, rows, first, last, y, stride, bias);
+}
+#endif
+
+static void float_tiles(int width, const PackedLinear& w, const float* x, int rows, size_t first, size_t last, float* y, size_t stride,
+                        const float* bias) {
+#if defined(__AVX512F__)
+  if (together(w.bits, width)) return multiply_range<Together, 1>(w, x, rows, first, last, y, stride, bias);
+  if (w.bits == 4 && width <= FEW) return multiply_few<Nibbles>(width, w, x, rows, first, last, y, stride, bias);
+#endif
+  switch (w.decode == TABLE || w.decode == SYMMETRIC ? w.bits : -w.decode) {
+    case 1: return multiply_width<Lookup<1>>(width, w, x, rows, first, last, y, stride, bias);
+    case 2: return multiply_width<Lookup<2>>(width, w, x, rows, first, last, y, stride, bias);
+    case 3: return multiply_width<Lookup<3>>(width, w, x, rows, first, last, y, stride, bias);
+    case 4: return multiply_width<Lookup<4>>(width, w, x, rows, first, last, y, stride, bias);
+    case 5: return multiply_width<Lookup<5>>(width, w, x, rows, first, last, y, stride, bias);
+    case 6: return multiply_width<Lookup<6>>(width, w, x, rows, first, last, y, stride, bias);
+    case -INTEGER: return multiply_width<Integers<true>>(width, w, x, rows, first, last, y, stride, bias);
+    case -UNSIGNED: return multiply_width<Integers<false>>(width, w, x, rows, first, last, y, stride, bias);
+    default:
+      if (w.decode == SYMMETRIC) multiply_width<Symmetric>(width, w, x, rows, first, last, y, stride, bias);
+      else multiply_width<Gathered>(width, w, x, rows, first, last, y, stride, bias);
+  }
+}
+
+// The rows of x go in blocks. A block that may go as digits starts with 16 words, the first of which says whether it does.
+constexpr size_t HEAD = 16;
+
+static size_t linear_words(const PackedLinear& w, int width) {
+  const size_t floats = linear_block(w, width), digits = takes_digits(w, width) ? digits_block(w, width) : 0;
+  return digits ? HEAD + (digits < floats ? floats : digits) : floats;
+}
+
+static size_t linear_input_nbytes(const PackedLinear& w, size_t m) {
+  size_t words = 0;
+  for (size_t done = 0; done < m; done += WIDEST) words += linear_words(w, width_of(m, done));
+  return 4 * words;
+}
+
+static void linear_input(const PackedLinear& w, const float* x, size_t m, void* input) {
+  float* to = (float*)input;
+  for (size_t done = 0; done < m; done += WIDEST) {
+    const int width = width_of(m, done);
+    const size_t rows = m - done < (size_t)width ? m - done : width;
+    const float* from = x + done * w.columns;
+    const bool able = takes_digits(w, width), digits = able && digits_input(w, from, rows, width, to + HEAD);
+    if (able) *(int32_t*)to = digits;
+    if (!digits) float_input(w, from, rows, width, able ? to + HEAD : to);
+    to += linear_words(w, width);
+  }
+}
+
 static void linear_tiles(const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, float* y, size_t stride, const float* bias) {
   const float* x = (const float*)input;
   for (size_t done = 0; done < m; done += WIDEST) {
     const int width = width_of(m, done), rows = (int)(m - done < (size_t)width ? m - done : width);
+    const bool able = takes_digits(w, width);
     float* to = y + done * stride;
-#if defined(__AVX512F__)
-    if (together(w.bits, width)) {
-      multiply_range<Together, 1>(w, x, rows, first, last, to, stride, bias);
-      x += linear_block(w, width);
-      continue;
-    }
-#endif
-    switch (w.decode == TABLE || w.decode == SYMMETRIC ? w.bits : -w.decode) {
-      case 1: multiply_width<Lookup<1>>(width, w, x, rows, first, last, to, stride, bias); break;
-      case 2: multiply_width<Lookup<2>>(width, w, x, rows, first, last, to, stride, bias); break;
-      case 3: multiply_width<Lookup<3>>(width, w, x, rows, first, last, to, stride, bias); break;
-      case 4: multiply_width<Lookup<4>>(width, w, x, rows, first, last, to, stride, bias); break;
-      case 5: multiply_width<Lookup<5>>(width, w, x, rows, first, last, to, stride, bias); break;
-      case 6: multiply_width<Lookup<6>>(width, w, x, rows, first, last, to, stride, bias); break;
-      case -INTEGER: multiply_width<Integers<true>>(width, w, x, rows, first, last, to, stride, bias); break;
-      case -UNSIGNED: multiply_width<Integers<false>>(width, w, x, rows, first, last, to, stride, bias); break;
-      default:
-        if (w.decode == SYMMETRIC) multiply_width<Symmetric>(width, w, x, rows, first, last, to, stride, bias);
-        else multiply_width<Gathered>(width, w, x, rows, first, last, to, stride, bias);
-    }
-    x += linear_block(w, width);
+    if (able && *(const int32_t*)x) digits_tiles(width, w, x + HEAD, rows, first, last, to, stride, bias);
+    else float_tiles(width, w, able ? x + HEAD : x, rows, first, last, to, stride, bias);
+    x += linear_words(w, width);
   }
 }
 

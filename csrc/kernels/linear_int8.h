@@ -86,7 +86,10 @@ LB_INLINE I dot4(I sum, U a, const int32_t* b) {
 template <int BITS>
 struct Wholes {
   U flip;
-#if defined(__AVX512BW__)
+#if defined(__AVX512VBMI__)
+  __m512i table;  // repeats, so what lies above a code does not matter
+  LB_INLINE_MEMBER explicit Wholes(const PackedLinear& w) : flip(all((uint32_t)w.flip * 0x01010101u)), table(_mm512_loadu_si512(w.whole)) {}
+#elif defined(__AVX512BW__)
   __m512i table;
   LB_INLINE_MEMBER explicit Wholes(const PackedLinear& w) : flip(all((uint32_t)w.flip * 0x01010101u)) {
     table = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)w.whole));
@@ -102,6 +105,9 @@ struct Wholes {
 #endif
   LB_INLINE_MEMBER U bytes(U word, int j) const {
     if (BITS == 8) return word ^ flip;
+#if defined(__AVX512VBMI__)
+    return (U)_mm512_permutexvar_epi8((__m512i)(j ? word >> j * BITS : word), table);
+#endif
     const U codes = (j ? word >> j * BITS : word) & (BITS == 4 ? 0x0f0f0f0fu : 0x03030303u);
 #if defined(__AVX512BW__)
     return (U)_mm512_shuffle_epi8(table, (__m512i)codes);
@@ -127,19 +133,27 @@ static void multiply_int8(const PackedLinear& w, const Wholes<BITS>& wholes, con
   for (int t = 0; t < N; t++) codes[t] = w.codes + (tile + t / VECTORS) * tile_words + t % VECTORS * LANES;
   alignas(64) float scale[R][AT_A_TIME * TILE_ROWS], offset[R][AT_A_TIME * TILE_ROWS];
   F total[M][N] = {};
+  Ahead ahead(w, R);
   for (size_t first = 0; first < w.groups; first += AT_A_TIME) {
     const size_t count = w.groups - first < AT_A_TIME ? w.groups - first : AT_A_TIME;
     for (int r = 0; r < R; r++) {
-      read_blocks(w.scale, tile + r, w.groups, first, count, scale[r]);
-      if (w.offset.data) read_blocks(w.offset, tile + r, w.groups, first, count, offset[r]);
+      read_blocks(w.scale, tile + r, w.groups, first, count, R, scale[r]);
+      if (w.offset.data) read_blocks(w.offset, tile + r, w.groups, first, count, R, offset[r]);
     }
     for (size_t g = 0; g < count; g++) {
-      I part[M][N] = {};
+      I part[M][N];
+#pragma GCC unroll 24
+      for (int m = 0; m < M; m++) {
+        const I start = I{} - sums[(first + g) * M + m] * w.zero;
+#pragma GCC unroll 8
+        for (int t = 0; t < N; t++) part[m][t] = start;
+      }
       for (size_t u = 0; u < w.units; u++) {
+        const size_t words = ahead.step(TILE_ROWS);
 #pragma GCC unroll 8
         for (int t = 0; t < N; t++) {
           const U word = load(codes[t]);
-          if (M <= FEW) __builtin_prefetch(codes[t] + AHEAD);
+          if (M <= FEW) __builtin_prefetch(codes[t] + words);
           codes[t] += TILE_ROWS;
 #pragma GCC unroll 4
           for (int j = 0; j < QUARTER; j++) {
@@ -153,9 +167,9 @@ static void multiply_int8(const PackedLinear& w, const Wholes<BITS>& wholes, con
       for (int t = 0; t < N; t++) {
         const F s = load(scale[t / VECTORS] + g * TILE_ROWS + t % VECTORS * LANES) * all(w.unit);
         for (int m = 0; m < M; m++) {
-          const int32_t sum = sums[(first + g) * M + m];
-          total[m][t] += __builtin_convertvector(part[m][t] - sum * w.zero, F) * s;
-          if (w.offset.data) total[m][t] += load(offset[t / VECTORS] + g * TILE_ROWS + t % VECTORS * LANES) * all((float)sum);
+          total[m][t] += __builtin_convertvector(part[m][t], F) * s;
+          if (w.offset.data)
+            total[m][t] += load(offset[t / VECTORS] + g * TILE_ROWS + t % VECTORS * LANES) * all((float)sums[(first + g) * M + m]);
         }
       }
     }

@@ -6,23 +6,10 @@
 
 namespace lowbit::amx {
 #include "../lanes.h"
-#include "../kernels/convert.h"
-#include "../kernels/codecs.h"
-#include "../kernels/blocks.h"
-#include "../kernels/scales.h"
-#include "../kernels/hifloat4.h"
-#include "../kernels/philox.h"
-#include "../kernels/pack.h"
-#include "../kernels/decode.h"
-#include "../kernels/linear.h"
-#include "../kernels/linear_int8.h"
-#include "../kernels/panel.h"
-#include "../kernels/gemm.h"
-#include "../kernels/gemm_int8.h"
+#include "../kernels/all.h"
 #include "../kernels/gemm_bf16.h"
-#include "../kernels/tiles.h"
+#include "../kernels/amx_tiles.h"
 #include "../kernels/gemm_amx.h"
-#include "../kernels/decoder.h"
 
 static const Gemm* gemm(const PackedLinear& w, Arithmetic arithmetic) {
   PackedLinear shifted;

@@ -6,21 +6,7 @@
 
 namespace lowbit::avx2 {
 #include "../lanes.h"
-#include "../kernels/convert.h"
-#include "../kernels/codecs.h"
-#include "../kernels/blocks.h"
-#include "../kernels/scales.h"
-#include "../kernels/sums.h"
-#include "../kernels/hifloat4.h"
-#include "../kernels/philox.h"
-#include "../kernels/pack.h"
-#include "../kernels/decode.h"
-#include "../kernels/linear.h"
-#include "../kernels/linear_int8.h"
-#include "../kernels/panel.h"
-#include "../kernels/gemm.h"
-#include "../kernels/gemm_int8.h"
-#include "../kernels/decoder.h"
+#include "../kernels/all.h"
 
 static const Gemm* gemm(const PackedLinear& w, Arithmetic arithmetic) {
   if (arithmetic == INT8_SUMS) return w.whole_known ? &int8_gemm::GEMM : nullptr;

@@ -67,7 +67,7 @@ class PackedLinear:
         lookup: 256 float32 by stored code.
         magnitudes: for SYMMETRIC, the lower and upper bytes of 128 bfloat16 numbers.
         recoded: for stored codes that differ from those of the spec: the stored code of each.
-        whole: unit, zero, flip and 16 numbers where integers times a constant are meant, else None.
+        whole: unit, zero, flip and 64 numbers where integers times a constant are meant, else None.
     """
 
     rows: int
@@ -191,18 +191,18 @@ def _decoding(spec: LinearSpec, bits: int) -> tuple[int, Tensor | None, Tensor, 
 
 
 def _whole(spec: LinearSpec, bits: int, decode: int) -> tuple[float, int, int, bytes] | None:
-    """What products of integers need, None where the table or the width does not allow them."""
+    """What products of integers need, None where the table or the group does not allow them."""
     unit = unit_of(spec.table)
-    if unit is None or bits not in (2, 4, 8) or spec.group > MOST_COLUMNS:
+    if unit is None or spec.group > MOST_COLUMNS:
         return None
     steps = (spec.table.double() / unit).long()
     zero = max(0, -int(steps.min()))
     if bits == 8:  # stored as the integers themselves; a power of two more or less in the unit changes no result
         flip = {INTEGER: 128, UNSIGNED: 0}.get(decode)
         return None if flip is None else (1.0, flip, flip, b"")
-    full = torch.zeros(16, dtype=torch.uint8)
+    full = torch.zeros(1 << bits, dtype=torch.uint8)
     full[: len(steps)] = (steps + zero).to(torch.uint8)
-    return unit, zero, 0, bytes(full.tolist())
+    return unit, zero, 0, bytes(full.repeat(64 >> bits).tolist())
 
 
 def _per_block(values: Tensor, factor: Tensor | None) -> PerBlock:

@@ -9,10 +9,12 @@ from lowbit.kernels.cpu.linear_layout import UNITS, PackedLinear
 from lowbit.kernels.linear_spec import LinearSpec
 from lowbit.kernels.reference.qlinear_int8 import MOST_COLUMNS, unit_of
 
+WIDTHS = (2, 4, 8)  # of stored codes
+
 
 def refuses(x: Tensor, weight: PackedLinear | LinearSpec | str, bias: Tensor | None = None) -> str | None:
     reason = qlinear.refuses(x, weight, bias)
-    if reason is not None or not isinstance(weight, PackedLinear) or weight.whole is not None:
+    if reason is not None or not isinstance(weight, PackedLinear) or (weight.whole is not None and weight.stored_bits in WIDTHS):
         return reason
     if weight.group > MOST_COLUMNS:
         return f"groups of {weight.group} columns may overflow 32 bits; up to {MOST_COLUMNS} are exact"
