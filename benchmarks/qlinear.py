@@ -24,6 +24,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,16 @@ def own_ways(W: Tensor, x: Tensor, enough: int, specs: Iterable[str]) -> Iterato
             yield Way(name, made[0].nbytes, run, len(made), error=relative(out, x, told.dequantize()))
 
 
+@lru_cache
+def parts_of_memory(threads: int) -> list[Tensor]:
+    """400 MB, a part for each thread."""
+    return [torch.ones(400_000_000 // threads // 4, dtype=torch.int32) for _ in range(threads)]
+
+
 def read_rate(threads: int) -> float:
     """GB/s of plain reading, the best of several."""
     module: Any = extension("lowbit._cpu")
-    parts = [torch.ones(400_000_000 // threads // 4, dtype=torch.int32) for _ in range(threads)]
+    parts = parts_of_memory(threads)
     best = 0.0
     for _ in range(5):
         others = [threading.Thread(target=module.read_all, args=(p.data_ptr(), 4 * p.numel())) for p in parts]
@@ -151,11 +158,12 @@ def case(shape: tuple[int, int], rows: int, threads: int, arguments: argparse.Na
     W, x = torch.randn(outputs, columns) * 0.02, torch.randn(rows, columns)
     size, chosen, lines, missing = enough(rows), arguments.ways.split(","), [], []
     specs = QUICK if arguments.quick else tuple(FLOAT)
+    base = float32_way(W, x, size)
     for name in chosen:
         ways = own_ways(W, x, size, specs) if name == "own" else PEERS[name](W, x, size, threads)
         try:
             while group := list(islice(ways, TOGETHER)):
-                lines += together(name, group, float32_way(W, x, size), threads, arguments.seconds)
+                lines += together(name, group, base, threads, arguments.seconds)
         except Missing as reason:
             missing.append(str(reason))
     return {"shape": f"{columns}x{outputs}", "rows": rows, "threads": threads, "missing": missing, "ways": lines}

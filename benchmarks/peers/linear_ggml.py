@@ -28,6 +28,7 @@ TYPES = (("q4_0", "CPU"), ("q4_0", "CPU_REPACK"), ("q4_0", "AMX"), ("q4_K", "CPU
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "ggml_init": (c_void_p, "parameters"),
     "ggml_free": (None, c_void_p),
+    "ggml_log_set": (None, c_void_p, c_void_p),
     "ggml_tensor_overhead": (c_size_t,),
     "ggml_graph_overhead_custom": (c_size_t, c_size_t, c_bool),
     "ggml_new_tensor_2d": (c_void_p, c_void_p, c_int, c_int64, c_int64),
@@ -68,6 +69,8 @@ class Library:
             function.restype = result
             function.argtypes = [Parameters if a == "parameters" else a for a in arguments]
             setattr(self, name.removeprefix("ggml_"), function)
+        self._silent = ctypes.CFUNCTYPE(None, c_int, c_char_p, c_void_p)(lambda level, text, data: None)
+        self.log_set(self._silent, None)
         self.device = self.backend_reg_dev_get(self.backend_cpu_reg(), 0)
         self.buffers = {"CPU": self.backend_cpu_buffer_type()}
         found = self.backend_reg_get_proc_address(self.backend_cpu_reg(), b"ggml_backend_dev_get_extra_bufts")
@@ -123,7 +126,8 @@ def _way(library: Any, kind: str, buffer: str, W: Tensor, x: Tensor, enough: int
     exact = torch.from_numpy(gguf.quants.dequantize(data.view(rows, -1).numpy(), gguf.GGMLQuantizationType(number)))
     graphs = []
     for i, (w, y) in enumerate(zip(held, results, strict=True)):
-        library.backend_tensor_set(w, data.view(rows, -1).roll(i, 0).data_ptr(), 0, nbytes)
+        copy = data.view(rows, -1).roll(i, 0)
+        library.backend_tensor_set(w, copy.data_ptr(), 0, nbytes)
         graphs.append(library.new_graph_custom(others, 8, False))
         library.build_forward_expand(graphs[-1], y)
     memory.append(library.backend_alloc_ctx_tensors_from_buft(others, library.buffers["CPU"]))

@@ -39,9 +39,10 @@ def _way(W: Tensor, x: Tensor, enough: int, threads: int, bits: int, group: int,
     nbytes = data.numel() + 2 * s.numel()
     n = copies_of(nbytes, enough)
     inputs = [op.parameter([len(x), columns], ov.Type.f32, name=f"x{i}") for i in range(n)]
-    results = []
+    results, kept = [], []
     for i in range(n):
         copy, shape = data.roll(i, 0).contiguous(), ov.Shape([rows, columns // wide, wide])
+        kept.append(copy)  # a tensor of half bytes shares its memory
         held = ov.Tensor(copy.view(torch.uint8).numpy().reshape(-1), shape, ov.Type.i4) if bits == 4 else ov.Tensor(copy.numpy())
         number = op.multiply(op.convert(op.constant(held), "f16"), op.constant(s.roll(i, 0).half().unsqueeze(-1).numpy()))
         matrix = op.convert(op.reshape(number, op.constant([rows, columns]), False), "f32")
@@ -54,4 +55,4 @@ def _way(W: Tensor, x: Tensor, enough: int, threads: int, bits: int, group: int,
     request.infer()
     y = torch.from_numpy(request.get_output_tensor(0).data.copy())
     exact = (q.view(rows, -1, wide) * s.double()[..., None]).view(W.shape)
-    return Way(name, nbytes, lambda _: request.infer(), 1, n, relative(y, x, exact))
+    return Way(name, nbytes, lambda _: request.infer(), 1, n, relative(y, x, exact), kept.clear)

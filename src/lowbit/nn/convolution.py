@@ -69,9 +69,9 @@ class Convolution(nn.Module):
         for samples, first in _pieces(batch, places[0], patches[:1, :1].numel()):
             rows = patches[samples, first]
             grouped = rows.reshape(*rows.shape[: x.ndim - 1], len(layouts), -1)
-            for g, (W, b) in enumerate(zip(layouts, biases, strict=True)):
-                out = kernel.run(grouped[..., g, :], W, b)
-                y[samples, g * W.rows : (g + 1) * W.rows, first] = out.movedim(-1, 1)
+            for g, (layout, b) in enumerate(zip(layouts, biases, strict=True)):
+                out = kernel.run(grouped[..., g, :], layout, b)
+                y[samples, g * layout.rows : (g + 1) * layout.rows, first] = out.movedim(-1, 1)
         return y.to(x.dtype)
 
     def _patches(self, x: Tensor) -> Tensor:

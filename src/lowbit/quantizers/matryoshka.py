@@ -77,7 +77,7 @@ def slice_tensor(q: QTensor, bits: int, *, saturate: bool = True) -> QTensor:
     """
     master = q.grid.format
     signed = master == INTEGERS.get(f"int{master.bits}")
-    if not sliceable(q):
+    if not sliceable(q) or q.grid.scale is None:
         raise UnsupportedError(f"slices of {master.name}; it takes int8, or uint8 with a zero point, with scales")
     d = _checked(bits, master.bits)
     half = 1 << master.bits - 1
