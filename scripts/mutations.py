@@ -4,12 +4,14 @@
 
 Every mutation is a replacement that must hit exactly once, made in a temporary copy of ``src`` and ``tests``. The test files
 that should notice are run there until the first failure. Prints one line a mutation: what was planted, where, and the test that
-caught it. Exits with 1 if one survives, or if a test fails without any mutation.
+caught it. Exits with 1 if one survives, or if a test fails without any mutation. Faults in C++ need cmake, ninja and a compiler, and some
+20 seconds each; without them they are left out, which is said.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import os
 import re
@@ -20,6 +22,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from mutations_of_kernels import FAULTS, Builder, can_build
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,7 +44,7 @@ class Mutation:
 
     Args:
         name: what goes wrong.
-        file: inside src/lowbit.
+        file: inside src/lowbit, or in csrc.
         changes: (old, new) pairs; each old text occurs exactly once in the file.
         tests: inside tests/, the files or tests that should notice.
     """
@@ -291,9 +295,12 @@ MUTATIONS = (
 )
 
 
+MUTATIONS += tuple(Mutation(name, file, ((old, new),), tests) for name, file, old, new, tests in FAULTS)
+
+
 def copy_to(target: Path) -> None:
     """What the tests need, without caches."""
-    for name in ("src", "tests", "conformance", "pyproject.toml"):
+    for name in ("src", "tests", "conformance", "pyproject.toml", "csrc", "CMakeLists.txt"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
@@ -304,20 +311,35 @@ def copy_to(target: Path) -> None:
         shutil.copy(extension.origin, target / "src" / "lowbit")
 
 
-def plant(package: Path, mutation: Mutation) -> str:
-    """Change the file and return what it was.
+def planted(mutation: Mutation, original: str) -> str:
+    """A file with the fault in it.
 
     Raises:
         SystemExit: a text to be replaced does not occur exactly once.
     """
-    file = package / mutation.file
-    original = changed = file.read_text(encoding="utf-8")
     for old, new in mutation.changes:
-        if changed.count(old) != 1:
-            raise SystemExit(f"{mutation.name}: {mutation.file} holds the text to replace {changed.count(old)} times, not once:\n{old}")
-        changed = changed.replace(old, new)
-    file.write_text(changed, encoding="utf-8")
+        if original.count(old) != 1:
+            raise SystemExit(f"{mutation.name}: {mutation.file} holds the text to replace {original.count(old)} times, not once:\n{old}")
+        original = original.replace(old, new)
     return original
+
+
+def try_out(root: Path, mutation: Mutation, builder: Builder | None) -> str | None:
+    """The test that catches a fault, or None; everything is as it was afterwards."""
+    if builder is None or not mutation.file.startswith("csrc/"):
+        path = root / "src" / "lowbit" / mutation.file
+        original, build = path.read_text(encoding="utf-8"), None
+    else:
+        (path, original), build = builder.place(mutation.file), builder.build
+    path.write_text(planted(mutation, original), encoding="utf-8")
+    try:
+        if build is not None:
+            build()
+        return first_failure(root, mutation.tests)
+    finally:
+        path.write_text(original, encoding="utf-8")
+        if build is not None:
+            build()
 
 
 def first_failure(root: Path, tests: tuple[str, ...]) -> str | None:
@@ -346,21 +368,27 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         copy_to(root)
+        builder = None
+        if native := [m for m in chosen if m.file.startswith("csrc/")]:
+            reason, extension = can_build(), importlib.import_module("lowbit.kernels.op").extension("lowbit._cpu")
+            if reason is None and extension is not None:
+                builder = Builder(root, extension.target())
+            else:
+                print(f"{len(native)} faults in C++ are left out: {reason or 'lowbit._cpu was not built'}")
+                chosen = [m for m in chosen if m not in native]
         needed = tuple(dict.fromkeys(t for m in chosen for t in m.tests))
         failing = first_failure(root, needed)
         if failing is not None:
             print(f"without any mutation {failing} fails; nothing can be said")
             return 1
         survived = 0
-        print(f"{'planted':<62} {'in':<26} {'seconds':>7}  caught by")
+        print(f"{'planted':<62} {'in':<30} {'seconds':>7}  caught by")
         for mutation in chosen:
             start = time.monotonic()
-            original = plant(root / "src" / "lowbit", mutation)
-            caught = first_failure(root, mutation.tests)
-            (root / "src" / "lowbit" / mutation.file).write_text(original, encoding="utf-8")
+            caught = try_out(root, mutation, builder)
             survived += caught is None
             seconds = time.monotonic() - start
-            print(f"{mutation.name:<62} {mutation.file:<26} {seconds:>7.1f}  {caught or 'NOTHING: it survived'}", flush=True)
+            print(f"{mutation.name:<62} {mutation.file:<30} {seconds:>7.1f}  {caught or 'NOTHING: it survived'}", flush=True)
         print(f"{len(chosen) - survived} of {len(chosen)} mutations caught")
     return int(survived > 0)
 

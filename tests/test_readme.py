@@ -55,8 +55,8 @@ def test_the_code_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_block_of_python_is_run() -> None:
-    assert len(blocks("python runnable")) == 2
-    assert re.findall(r"^```python.*$", README, re.MULTILINE) == ["```python runnable", "```python runnable", "```python my_format.py"]
+    assert len(blocks("python runnable")) == 3
+    assert re.findall(r"^```python.*$", README, re.MULTILINE) == [*3 * ["```python runnable"], "```python my_format.py"]
 
 
 def refused(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Other ways to multiply by a quantized matrix: torch's own kernels, and onnxruntime where it is installed.
 
-Each peer is (name, bytes of its weight, function of the number of a copy, number of copies). Its values are compared with those of the
-numbers that it holds, once, before it is measured.
+Each peer is a function of weight, input, bytes that its copies should take together, and threads; what it yields is compared with the
+numbers that it holds, once, before it is measured. A peer that is not there raises Missing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -16,8 +17,21 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 
+class Missing(Exception):
+    """Why a peer is not measured, in a line."""
+
+
 class Way(NamedTuple):
-    """Args: calls: products that one run makes; error: relative to float64, as the peer holds the numbers."""
+    """One way to multiply.
+
+    Args:
+        nbytes: of one copy of the weight.
+        run: the product with the copy of that number.
+        calls: products that one run makes.
+        error: relative to float64, as the peer holds the numbers.
+        free: gives memory back that Python does not know of.
+        thread: where it has to run.
+    """
 
     name: str
     nbytes: int
@@ -25,6 +39,8 @@ class Way(NamedTuple):
     copies: int
     calls: int = 1
     error: float = math.nan
+    free: Callable[[], None] = lambda: None
+    thread: ThreadPoolExecutor | None = None
 
 
 def copies_of(nbytes: int, enough: int) -> int:
@@ -33,8 +49,9 @@ def copies_of(nbytes: int, enough: int) -> int:
 
 
 def relative(y: Tensor, x: Tensor, W: Tensor) -> float:
-    wanted = x.double() @ W.double().T
-    return float((y.double() - wanted).norm() / wanted.norm())
+    """Of the first rows."""
+    wanted = x[:16].double() @ W.double().T
+    return float((y[:16].double() - wanted).norm() / wanted.norm())
 
 
 def rounded(W: Tensor, group: int, top: int = 7) -> tuple[Tensor, Tensor]:
@@ -44,11 +61,15 @@ def rounded(W: Tensor, group: int, top: int = 7) -> tuple[Tensor, Tensor]:
     return (parts / scale).round().to(torch.int8).view(W.shape), scale.squeeze(-1)
 
 
-def torch_ways(W: Tensor, x: Tensor, enough: int) -> Iterator[Way]:
-    """float32, bfloat16, int8 with dynamic activations two ways, int4 in groups."""
+def float32_way(W: Tensor, x: Tensor, enough: int) -> Way:
+    """What everything is compared with: torch on the weight as it is."""
     n = copies_of(4 * W.numel(), enough)
     wide = [W.roll(i, 0) for i in range(n)]
-    yield Way("torch float32", 4 * W.numel(), lambda i: linear(x, wide[i]), n)
+    return Way("torch float32", 4 * W.numel(), lambda i: linear(x, wide[i]), n)
+
+
+def torch_ways(W: Tensor, x: Tensor, enough: int, threads: int) -> Iterator[Way]:
+    """bfloat16, int8 with dynamic activations two ways, int4 in groups."""
     n = copies_of(2 * W.numel(), enough)
     halves, xh = [W.roll(i, 0).bfloat16() for i in range(n)], x.bfloat16()
     yield Way("torch bfloat16 in and out", 2 * W.numel(), lambda i: linear(xh, halves[i]), n, error=relative(linear(xh, halves[0]), x, W))
@@ -91,7 +112,7 @@ def torch_ways(W: Tensor, x: Tensor, enough: int) -> Iterator[Way]:
 def onnxruntime_ways(W: Tensor, x: Tensor, enough: int, threads: int) -> Iterator[Way]:
     """MatMulNBits with 4 and 8 bits, int8 activations (accuracy level 4) and float32 ones (0). Copies are rolled: equal ones get merged."""
     if importlib.util.find_spec("onnxruntime") is None or importlib.util.find_spec("onnx") is None:
-        return
+        raise Missing("onnxruntime is not installed (pip install onnx onnxruntime)")
     onnx, runtime = (__import__(name) for name in ("onnx", "onnxruntime"))
     make = onnx.helper
     rows, columns = W.shape

@@ -60,11 +60,13 @@ def test_a_model_that_is_not_packed_says_so_or_is_imagined(command):
     assert cells(command("kernels", "builtin", "--weights", "nvfp4").out, "model.layers.0.self_attn.q_proj")[4] == "qlinear"
 
 
-def test_embeddings_are_gathered_and_convolutions_say_why_not():
+def test_embeddings_are_gathered_and_convolutions_unfolded_or_say_why_not():
     table = lowbit.quantize(nn.Sequential(nn.Embedding(8, 32)), "int4 g32", only=["Embedding"])[0]
     assert route(table) == ("gather", "")
-    image = lowbit.quantize(nn.Sequential(nn.Conv2d(8, 8, 3)), "int4 ragged g32")[0]
-    assert route(image).kernel == "torch" and "a convolution takes each weight to many places" in route(image).refused
+    network = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, groups=8))
+    image, depthwise = lowbit.quantize(network, "int4 ragged g32")
+    assert route(image) == ("qlinear on patches", "")
+    assert route(depthwise) == ("torch", "qlinear: its groups have 1 output, the kernel takes 16 at a time")
 
 
 def test_a_model_that_does_not_exist_is_named(command):

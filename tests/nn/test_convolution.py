@@ -1,4 +1,4 @@
-"""Convolution: the torch layer on the dequantized weight, whatever its stride, groups, dilation and padding."""
+"""Convolution: the torch layer on the dequantized weight, whatever its stride, groups, dilation and padding, with every kernel."""
 
 import copy
 
@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 import lowbit
+from lowbit.errors import NoKernel
+from lowbit.kernels.op import backend, extension
+from lowbit.nn import convolution
 from lowbit.nn.convolution import Convolution
+
+needs_extension = pytest.mark.skipif(extension("lowbit._cpu") is None, reason="lowbit._cpu was not built")
 
 LAYERS = {
     "1d": lambda: nn.Conv1d(8, 16, 4, stride=2, padding=1),
@@ -15,6 +20,8 @@ LAYERS = {
     "2d": lambda: nn.Conv2d(8, 16, 3, padding=1),
     "stride": lambda: nn.Conv2d(8, 16, (3, 1), stride=(2, 1), bias=False),
     "groups": lambda: nn.Conv2d(8, 16, 4, groups=4),
+    "groups of a tile": lambda: nn.Conv2d(8, 64, 3, groups=2, stride=2, padding=(2, 1)),
+    "1x1": lambda: nn.Conv2d(8, 24, 1),
     "dilation": lambda: nn.Conv2d(8, 16, 2, dilation=3),
     "reflect": lambda: nn.Conv2d(8, 16, 3, padding=1, padding_mode="reflect"),
     "circular": lambda: nn.Conv2d(8, 16, 3, padding=(1, 0), padding_mode="circular"),
@@ -41,21 +48,55 @@ def with_weight(layer, spec):
     return layer
 
 
-@pytest.mark.parametrize("spec", ["int4", "int8 g4", "e4m3fn g4"])
+@pytest.mark.parametrize("spec", ["int4", "int8 g4", "e4m3fn g4", "int4 g4 asym"])
 def test_it_is_the_torch_layer_on_the_dequantized_weight(layer, spec):
     if layer.weight[0].numel() % 4:
         spec += " ragged"
     x, expected = images(layer), with_weight(layer, spec)
     packed = lowbit.quantize(nn.Sequential(layer), spec)[0]
     assert isinstance(packed, Convolution)
-    assert torch.equal(packed(x), expected(x))
+    with backend("reference"):
+        assert torch.equal(packed(x), expected(x))
+        assert torch.equal(packed(x[0]), expected(x[0]))
+    y = packed(x)
+    assert y.is_contiguous()
+    torch.testing.assert_close(y, expected(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(packed(x[1]), y[1], rtol=1e-5, atol=1e-5)
+
+
+@needs_extension
+def test_which_kernel_and_why_not(layer):
+    packed = lowbit.quantize(nn.Sequential(layer), "int4")[0]
+    rows = layer.out_channels // layer.groups
+    if layer.groups > 1 and rows % 16:
+        assert packed.route() == ("torch", f"qlinear: its groups have {rows} output{'s' * (rows > 1)}, the kernel takes 16 at a time")
+        with backend("cpu"), pytest.raises(NoKernel, match="takes 16 at a time"), torch.no_grad():
+            packed(images(layer))
+        return
+    assert packed.route() == ("qlinear on patches", "")
+    with backend("cpu"), torch.no_grad():
+        packed(images(layer))
+    assert packed.weight.kept is None
+    assert packed(images(layer).requires_grad_()).requires_grad  # where a gradient is wanted, torch multiplies
+
+
+@needs_extension
+@pytest.mark.parametrize("room", [1, 300, 5000])
+def test_pieces_of_any_size_give_the_whole(layer, room, monkeypatch):
+    packed, x = lowbit.quantize(nn.Sequential(layer), "nf4_single g8 ragged")[0], images(layer)
+    whole = packed(x)
+    monkeypatch.setattr(convolution, "ROOM", room)
+    torch.testing.assert_close(packed(x), whole, rtol=1e-5, atol=1e-5)
+    assert packed(x[:0]).shape == (0, *whole.shape[1:])
 
 
 def test_a_16_bit_result_is_rounded_once(layer):
     expected = with_weight(copy.deepcopy(layer).bfloat16().float(), "int4")
     packed = lowbit.quantize(nn.Sequential(layer.bfloat16()), "int4")[0]
     x = images(layer).bfloat16()
-    assert torch.equal(packed(x), expected(x.float()).bfloat16())
+    with backend("reference"):
+        assert torch.equal(packed(x), expected(x.float()).bfloat16())
+    assert torch.equal(packed(x), packed(x.float()).bfloat16())
 
 
 def test_the_layer_it_came_from_stays_as_it_is(layer):

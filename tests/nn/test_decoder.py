@@ -23,14 +23,14 @@ IDS = torch.randint(96, (2, 40), generator=torch.Generator().manual_seed(1))
 pytestmark = pytest.mark.skipif(extension("lowbit._cpu") is None, reason="lowbit._cpu was not built")
 
 
-def llama(weights="int4 g32", activations=None, only=("Linear",), ignore=("lm_head",), **changes):
+def llama(weights="int4 g32", activations=None, only=("Linear",), ignore=("lm_head",), override=None, **changes):
     torch.manual_seed(0)
     model = Llama(LlamaConfig(**(vars(CONFIG) | changes)))
     for p in model.parameters():
         nn.init.normal_(p, mean=float(p.ndim == 1), std=0.1)
     if model.config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
-    return lowbit.quantize(model.eval(), weights, activations=activations, only=only, ignore=ignore)
+    return lowbit.quantize(model.eval(), weights, activations=activations, only=only, ignore=ignore, override=override)
 
 
 def fused(model):
@@ -100,6 +100,28 @@ def test_inputs_in_int8_go_through_the_integer_kernel():
     with backend("reference"):
         expected = model(IDS)
     assert float((in_steps(decoder, IDS, (40,)) - expected).abs().max()) < 3e-2 * float(expected.abs().max())
+
+
+@torch.no_grad()
+def test_a_view_of_fewer_bits_makes_the_decoder_anew():
+    model = llama("int8 g32")
+    whole, before = fused(model), model(IDS)
+    for bits in (4, 2):
+        lowbit.nn.view(model, bits)
+        assert not whole.matches(model)
+        with backend("reference"):
+            expected = model(IDS)
+        assert float((expected - before).abs().max()) > 1e-2 * float(before.abs().max())
+        torch.testing.assert_close(in_steps(fused(model), IDS, (30, 1, 9)), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@torch.no_grad()
+def test_products_of_different_tables_share_no_sums():
+    """With codes of 2 bits the kernel makes sums of numbers of the table once for all rows: not for those of another table."""
+    model = llama("table(-1;0;0.25;1) g32", override={"*.k_proj": "table(-1;-0.5;0.5;2) g32", "*.up_proj": "ternary g32"})
+    with backend("reference"):
+        expected = model(IDS)
+    torch.testing.assert_close(in_steps(fused(model), IDS, (1,) * 40), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize(("name", "changes"), [

@@ -11,8 +11,11 @@ from torch.nn import functional
 import lowbit
 from lowbit.errors import CheckpointError, SpecError, UnsupportedError
 from lowbit.kernels.op import extension
+from lowbit.kernels.reference import qlinear_int8 as reference
 from lowbit.nn.linear import Linear
 from lowbit.nn.packed import PackedWeight, keep_dense
+from lowbit.quantizers.linear_lowering import linear_spec
+from lowbit.quantizers.matryoshka import slice_tensor
 from lowbit.quantizers.spec import quantizer
 from lowbit.quantizers.weight import Indexed, LowRank, Weight
 
@@ -206,3 +209,54 @@ def test_a_code_that_the_format_does_not_have_is_named():
     parts["codes"] = torch.full_like(parts["codes"], 0xFF)
     with pytest.raises(CheckpointError, match="holds code 3, ternary_element has 3 codes"):
         PackedWeight.described(parts, weight.shape, weight.describe())
+
+
+@pytest.mark.parametrize("spec", ["int8 g32", "int8 row", "int8 g16 asym", "int6 g32"])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6])
+def test_a_view_is_the_slice_and_the_bytes_stay(spec, bits):
+    weight, x = packed(spec), random(3, 64, seed=1)
+    layer, parts = Linear(weight), weight.parts()
+    whole = layer(x)
+    weight.view(bits)
+    wanted = slice_tensor(quantizer(spec).quantize(random(16, 64)), bits).dequantize() if bits < weight.sliceable_bits() else weight.dense()
+    assert torch.equal(weight.dense(), wanted)
+    torch.testing.assert_close(layer(x), x @ wanted.T, rtol=1e-4, atol=1e-4)
+    again = weight.parts()
+    assert again.keys() == parts.keys() and all(torch.equal(again[k], parts[k]) for k in parts)
+    assert weight.nbytes == quantizer(spec).nbytes((16, 64))
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+    assert all(torch.equal(layer.state_dict()[f"weight.{k.replace('.', '_')}"], v) for k, v in parts.items())
+    weight.view(None)
+    assert torch.equal(layer(x), whole)
+
+
+@pytest.mark.skipif(extension("lowbit._cpu") is None, reason="lowbit._cpu was not built")
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_view_holds_one_bit_more_than_the_codes_and_reads_its_own_only(bits):
+    weight = packed("int8 row", (64, 256))
+    layer = Linear(weight, activations=quantizer("int8 scale=float32"))
+    assert layer.route() == ("qlinear_int8", "")
+    weight.view(bits)
+    layout = weight.layout()
+    assert layout.stored_bits == bits and layout.words.nbytes == 64 * 256 * bits // 8
+    assert weight._rest.packed.nbytes == 64 * 256 * (9 - bits) // 8
+    assert "codes" not in dict(weight.named_buffers())
+    assert layer.route() == ("qlinear_int8", "")
+    sliced = slice_tensor(quantizer("int8 row").quantize(random(64, 256)), bits)
+    x = random(5, 256, seed=1)
+    assert torch.equal(layer(x), reference.run(x, linear_spec(sliced)))
+
+
+def test_models_are_seen_in_fewer_bits_and_refuse_by_name(model):
+    x = random(5, 64, seed=1)
+    lowbit.quantize(model, "int8 row", override={"2": "int4 g32"})
+    before = model(x)
+    with pytest.raises(UnsupportedError, match=r"layer 2: a view of 6 bits: a weight in int4 g32 has those of 1 to 4"):
+        lowbit.nn.view(model, 6)
+    assert torch.equal(model(x), before)
+    assert lowbit.nn.view(model, 3) is model
+    assert not torch.equal(model(x), before)
+    assert "int8 seen in 3 bits" in repr(model[0].weight)
+    assert torch.equal(lowbit.nn.view(model, None)(x), before)
+    with pytest.raises(UnsupportedError, match="a weight in nvfp4 has none"):
+        packed("nvfp4").view(4)

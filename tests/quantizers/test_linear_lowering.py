@@ -37,6 +37,13 @@ def test_without_a_zero_point_the_bits_are_those_of_dequantize(spec: str, bits: 
     assert torch.equal(found.dequantize(), q.dequantize())
 
 
+@pytest.mark.parametrize("spec", ["int4 g32 ragged", "int4 g32 asym ragged", "nvfp4 ragged"])
+def test_blocks_may_be_wider_than_the_matrix(spec: str) -> None:
+    q, found = lowered(spec, 5, 12)
+    assert found.group == 12
+    torch.testing.assert_close(found.dequantize(), q.dequantize(), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("spec", ["int4 g32 asym", "int8 g128 asym", "int2 g16 asym", "q4_1", "q2_k", "q4_k", "q5_k"])
 def test_zero_points_and_minima_become_offsets(spec: str) -> None:
     q, found = lowered(spec)

@@ -6,8 +6,11 @@ from fractions import Fraction
 import pytest
 import torch
 
+from lowbit.blocks import Blocks
 from lowbit.errors import UnsupportedError
-from lowbit.quantizers.matryoshka import slice_codes, slice_tensor, sliced
+from lowbit.formats.integer import INTEGERS
+from lowbit.quantizers.grid import Grid, QTensor
+from lowbit.quantizers.matryoshka import joined, slice_codes, slice_rest, slice_tensor, sliced
 from lowbit.quantizers.spec import quantizer
 
 CODES = torch.arange(256, dtype=torch.uint8)
@@ -66,3 +69,16 @@ def test_a_sliced_tensor_is_the_records_formula(spec, bits):
 def test_other_formats_have_no_slices():
     with pytest.raises(UnsupportedError, match="slices of float4_e2m1fn; it takes int8"):
         slice_tensor(quantizer("nvfp4").quantize(torch.randn(1, 16)), 2)
+
+
+@pytest.mark.parametrize("name, dtype", [("int8", torch.uint8), ("uint8", torch.uint8), ("int6", torch.uint8)])
+def test_slice_and_rest_are_the_code_again(name, dtype):
+    """Every code, every width; the rest fits into one bit more than the slice leaves out, and into no fewer."""
+    fmt = INTEGERS[name]
+    codes = torch.arange(2**fmt.bits, dtype=dtype)[None]
+    q = QTensor(codes, Grid(fmt, Blocks((0,)), codes.shape, scale=torch.ones(1, 1), zero=torch.zeros(1, 1) if name == "uint8" else None))
+    for bits in range(1, fmt.bits):
+        rest = slice_rest(q, bits)
+        assert 2 ** (fmt.bits - bits) <= int(rest.max()) < 2 ** (fmt.bits - bits + 1)
+        again = joined(slice_tensor(q, bits).codes, rest, bits, fmt.bits, signed=name != "uint8")
+        assert torch.equal(again, codes)

@@ -20,6 +20,7 @@ from lowbit.errors import DataError, MissingPackage, ModelError
 from lowbit.models.generation import decoding_loop, fused
 from lowbit.models.model import device_of
 from lowbit.nn.decoder import FusedDecoder
+from lowbit.nn.experts import unstack
 
 FLATTERED = (
     "its weights come from a GGUF file with blocks of 32 on a {} grid: "
@@ -54,7 +55,7 @@ class HuggingFace:
 
     def __init__(self, name: str, module: Any, tokenizer: Any, notes: tuple[str, ...] = ()):
         self.name = name
-        self.module: nn.Module = module
+        self.module: nn.Module = unstack(module)
         self.tokenizer = tokenizer
         self.context = int(getattr(module.config.get_text_config(), "max_position_embeddings", 2048))
         self.notes = notes

@@ -3,5 +3,6 @@
 from lowbit.nn.convolution import Convolution
 from lowbit.nn.embedding import Embedding
 from lowbit.nn.linear import Linear
+from lowbit.nn.packed import view
 
-__all__ = ["Convolution", "Embedding", "Linear"]
+__all__ = ["Convolution", "Embedding", "Linear", "view"]

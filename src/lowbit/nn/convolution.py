@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from lowbit.kernels.cpu.linear_layout import TILE_ROWS, PackedLinear, parts_of
+from lowbit.kernels.op import QLINEAR
 from lowbit.nn.linear import Route
 from lowbit.nn.packed import PackedWeight
+
+#: elements of patches that are laid out at a time
+ROOM = 1 << 22
 
 
 class Convolution(nn.Module):
     """A 1-, 2- or 3-d convolution on packed weights: everything but the weight comes from the torch layer it replaces.
 
-    Arithmetic is float32, the result is rounded once to the dtype of x.
+    Where a kernel reads the weight, patches become rows that it multiplies, group by group. Arithmetic is float32, the result is
+    rounded once to the dtype of x.
 
     Args:
         weight: (out, in / groups * kernel elements), packed.
@@ -27,13 +37,60 @@ class Convolution(nn.Module):
         self.layer = copy.copy(layer)
         self.layer._parameters = {"weight": None, "bias": None}
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
+        rows = layer.out_channels // layer.groups
+        if layer.groups > 1 and rows % TILE_ROWS:
+            weight.unserved = f"its groups have {rows} output{'s' * (rows > 1)}, the kernel takes {TILE_ROWS} at a time"
+
+    def layouts(self) -> tuple[PackedLinear, ...] | str:
+        """The weight of each group as the linear kernel reads it, or why there is none."""
+        layout = self.weight.layout()
+        return layout if isinstance(layout, str) else parts_of(layout, self.layer.groups)
 
     def route(self) -> Route:
-        """What multiplies here: torch, with the dense weight."""
-        return Route("torch", "qlinear: a convolution takes each weight to many places, where decoding it is little of the work")
+        """What multiplies here without gradients: the kernel of linear layers on unfolded patches, or torch with the dense weight."""
+        layouts, x = self.layouts(), torch.zeros(1, math.prod(self.kernel[1:]))
+        with torch.no_grad():
+            kernel, refusals = QLINEAR.plan(x, layouts if isinstance(layouts, str) else layouts[0], self.bias)
+        return Route("torch" if kernel is None else "qlinear on patches", "; ".join(f"qlinear: {r}" for r in refusals.values()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (batch, in, *space) to (batch, out, *space)."""
-        W = self.weight.dense().reshape(self.kernel)
-        y = self.layer._conv_forward(x.float(), W, None if self.bias is None else self.bias.float())  # type: ignore[arg-type]
+        """x (batch, in, *space) to (batch, out, *space), with or without the batch."""
+        if x.ndim == len(self.layer.kernel_size) + 1:
+            return self.forward(x.unsqueeze(0))[0]
+        numbers, bias, layouts = x.float(), None if self.bias is None else self.bias.float(), self.layouts()
+        kernel = QLINEAR.kernel(numbers, layouts if isinstance(layouts, str) else layouts[0], bias)
+        if kernel is None or isinstance(layouts, str):
+            W = self.weight.dense().reshape(self.kernel)
+            return self.layer._conv_forward(numbers, W, bias).to(x.dtype)  # type: ignore[arg-type]
+        patches = self._patches(numbers)
+        batch, *places = patches.shape[: x.ndim - 1]
+        y = torch.empty(batch, self.weight.shape[0], *places)
+        biases = [None] * len(layouts) if bias is None else bias.chunk(len(layouts))
+        for samples, first in _pieces(batch, places[0], patches[:1, :1].numel()):
+            rows = patches[samples, first]
+            grouped = rows.reshape(*rows.shape[: x.ndim - 1], len(layouts), -1)
+            for g, (layout, b) in enumerate(zip(layouts, biases, strict=True)):
+                out = kernel.run(grouped[..., g, :], layout, b)
+                y[samples, g * layout.rows : (g + 1) * layout.rows, first] = out.movedim(-1, 1)
         return y.to(x.dtype)
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """(batch, in, *space) to (batch, *places, in, *kernel), not yet copied."""
+        layer = self.layer
+        if any(layer._reversed_padding_repeated_twice):
+            x = functional.pad(
+                x, layer._reversed_padding_repeated_twice, "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+            )
+        for axis, (size, stride, dilation) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True), 2):
+            x = x.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
+        return x.movedim(1, len(layer.kernel_size) + 1)
+
+
+def _pieces(batch: int, first: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Samples and places along the first axis of space whose patches, ``size`` elements each, go together."""
+    if first * size <= ROOM:
+        step = ROOM // max(1, first * size)
+        yield from ((slice(b, b + step), slice(None)) for b in range(0, batch, step))
+        return
+    step = max(1, ROOM // size)
+    yield from ((slice(b, b + 1), slice(h, h + step)) for b in range(batch) for h in range(0, first, step))

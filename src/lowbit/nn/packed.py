@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lowbit.errors import CheckpointError
+from lowbit.errors import CheckpointError, UnsupportedError
 from lowbit.kernels.cpu.linear_layout import PackedLinear, prepare, unprepare
 from lowbit.kernels.op import extension
 from lowbit.packing import packed_nbytes
+from lowbit.packing import unpack as unpack_bits
 from lowbit.quantizers.grid import QTensor, packed_codes
 from lowbit.quantizers.linear_lowering import linear_spec
+from lowbit.quantizers.matryoshka import joined, slice_rest, slice_tensor, sliceable
 from lowbit.quantizers.spec import quantizer as parse
 from lowbit.quantizers.spec import text
 from lowbit.quantizers.weight import Form, Weight, forms, unpack
 
 #: the buffer of the codes
 CODES = "codes"
+
+
+class Rest(NamedTuple):
+    """What codes hold beside their slices, packed; bits of a whole code, and whether those are signed."""
+
+    packed: Tensor
+    master: int
+    signed: bool
 
 
 class PackedWeight(nn.Module):
@@ -41,11 +51,14 @@ class PackedWeight(nn.Module):
         self.shape = torch.Size(shape)
         self.stored = tuple(stored)
         self._taken: PackedLinear | None = None  # holds the codes while they are not among the buffers
+        self._rest: Rest | None = None  # of these codes, where the layout holds a slice of each
+        self.bits: int | None = None  # of the slice of each code that counts, None for all
         self.names = {name.replace(".", "_"): name for name in parts}
         for buffer, name in self.names.items():
             self.register_buffer(buffer, parts[name])
         self.kept: Tensor | None = None
         self.keep_dense: bool | None = None
+        self.unserved: str | None = None  # why the module that holds it has no use for a layout
         self._layout: PackedLinear | str | None = None
 
     @classmethod
@@ -88,14 +101,49 @@ class PackedWeight(nn.Module):
         return alike and all(torch.equal(own[name], theirs[name]) for name in own)
 
     def unpacked(self) -> Weight:
-        """The weight with its codes laid open."""
+        """The weight as it is stored, with its codes laid open."""
         return unpack(self.stored, self.parts(), tuple(self.shape))
+
+    def view(self, bits: int | None) -> None:
+        """Multiply with the upper bits of each code only, as ``slice_tensor`` rounds them; None: with all. What is stored stays.
+
+        While a kernel reads a view of b out of m bits, its layout holds b bits and the rest m - b + 1: one bit a weight more than
+        the codes, since a slice is rounded.
+
+        Raises:
+            UnsupportedError: the weight is not int8, or uint8 with a zero point, or has no so many bits.
+        """
+        master = self.sliceable_bits()
+        if bits is not None and (master is None or not 1 <= bits <= master):
+            has = "has none" if master is None else f"has those of 1 to {master}"
+            raise UnsupportedError(
+                f"a view of {bits} bits: a weight in {self._specs()} {has}; int8, or uint8 with zero points, has up to 8"
+            )
+        bits = None if bits == master else bits
+        if bits != self.bits:
+            self._leave_layout()
+            self.bits = bits
+
+    def sliceable_bits(self) -> int | None:
+        """Bits of the codes, of which views take the upper ones; None where there are no views."""
+        first = self.unpacked().terms[0]
+        alone = len(self.stored) == 1 and isinstance(first, QTensor) and sliceable(first)
+        return first.grid.format.bits if alone else None  # type: ignore[union-attr]
+
+    def viewed(self) -> Weight:
+        """The weight that counts, with its codes laid open: what is stored, or the slice of a view."""
+        weight = self.unpacked()
+        if self.bits is None:
+            return weight
+        term = weight.terms[0]
+        assert isinstance(term, QTensor)
+        return Weight((slice_tensor(term, self.bits),), (None,))
 
     def dense(self) -> Tensor:
         """The float32 weight; kept for the next call when ``keep_dense`` says so, or says nothing and no kernel serves the weight."""
         if self.kept is not None:
             return self.kept
-        dense = self.unpacked().dequantize()
+        dense = self.viewed().dequantize()
         if self.keep_dense or (self.keep_dense is None and isinstance(self.layout(), str)):
             self.kept = dense
         return dense
@@ -104,6 +152,8 @@ class PackedWeight(nn.Module):
         """The weight as the CPU kernel reads it, made when first needed, or why there is none."""
         if self.keep_dense:
             return "its dense weight is kept"
+        if self.unserved is not None:
+            return self.unserved
         if self._layout is None:
             self._layout = self._laid_out()
         return self._layout
@@ -116,28 +166,42 @@ class PackedWeight(nn.Module):
             return f"its weight is a sum: {' + '.join(kinds)}" if len(kinds) > 1 else f"its weight is {kinds[0]}"
         if self.device.type != "cpu":
             return f"its weight is on {self.device}"
-        tensor = self.unpacked().terms[0]
-        assert isinstance(tensor, QTensor)
+        stored = self.unpacked().terms[0]
+        assert isinstance(stored, QTensor)
+        tensor = stored if self.bits is None else slice_tensor(stored, self.bits)
         spec = linear_spec(tensor)
         if isinstance(spec, str):
             return spec
         made = prepare(spec)
         if spec.codes is tensor.codes and next(iter(self._buffers)) == CODES:  # not folded with exponents: they come back from the layout
+            if self.bits is not None:
+                master = stored.grid.format
+                rest = packed_codes(slice_rest(stored, self.bits), master.bits - self.bits + 1)
+                self._rest = Rest(rest, master.bits, stored.grid.zero is None)
             self._taken = made
             del self._buffers[CODES]
         return made
+
+    def _taken_codes(self, taken: PackedLinear) -> Tensor:
+        """The codes as bytes, from the layout that holds them."""
+        codes = unprepare(taken).codes
+        if self._rest is None:
+            return packed_codes(codes, taken.bits)
+        packed, master, signed = self._rest
+        rest = unpack_bits(packed, master - taken.bits + 1, codes.numel()).view(codes.shape)
+        return packed_codes(joined(codes, rest, taken.bits, master, signed=signed), master)
 
     def _whole_buffers(self) -> dict[str, Tensor]:
         """The buffers with the codes, made again where they lie in the layout only."""
         held: dict[str, Tensor] = {name: b for name, b in self._buffers.items() if b is not None}
         if self._taken is not None:
-            held = {CODES: packed_codes(unprepare(self._taken).codes, self._taken.bits), **held}
+            held = {CODES: self._taken_codes(self._taken), **held}
         return held
 
     def _leave_layout(self) -> None:
         """Hold the codes as bytes, and neither a layout nor a dense copy."""
         self._buffers = dict(self._whole_buffers())
-        self.kept = self._layout = self._taken = None
+        self.kept = self._layout = self._taken = self._rest = None
 
     def __getattr__(self, name: str) -> Any:
         if name == CODES and self._taken is not None:
@@ -173,13 +237,14 @@ class PackedWeight(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        alone = {"_buffers": self._whole_buffers(), "kept": None, "_layout": None, "_taken": None}
+        alone = {"_buffers": self._whole_buffers(), "kept": None, "_layout": None, "_taken": None, "_rest": None}
         return {**super().__getstate__(), **alone}  # type: ignore[dict-item]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all parts."""
-        codes = 0 if self._taken is None else packed_nbytes(self.shape.numel(), self._taken.bits)
+        bits = 0 if self._taken is None else self._taken.bits if self._rest is None else self._rest.master
+        codes = packed_nbytes(self.shape.numel(), bits) if bits else 0
         return codes + sum(b.numel() * b.element_size() for b in self.buffers())
 
     @property
@@ -191,9 +256,12 @@ class PackedWeight(nn.Module):
     def device(self) -> torch.device:
         return torch.device("cpu") if self._taken is not None else next(self.buffers()).device
 
+    def _specs(self) -> str:
+        return " + ".join(t.get("spec", t["kind"]) for t in self.describe())
+
     def extra_repr(self) -> str:
-        terms = " + ".join(t.get("spec", t["kind"]) for t in self.describe())
-        return f"{tuple(self.shape)}, {terms}, {8 * self.nbytes / max(1, self.shape.numel()):.3f} bits"
+        seen = "" if self.bits is None else f" seen in {self.bits} bits"
+        return f"{tuple(self.shape)}, {self._specs()}{seen}, {8 * self.nbytes / max(1, self.shape.numel()):.3f} bits"
 
 
 def keep_dense(model: nn.Module, keep: bool | None = True) -> None:
@@ -210,3 +278,23 @@ def keep_dense(model: nn.Module, keep: bool | None = True) -> None:
                 module._leave_layout()
             else:
                 module.kept = None
+
+
+def view(model: nn.Module, bits: int | None) -> nn.Module:
+    """Run every packed layer of a model on the upper bits of its codes: ``lowbit.nn.view(model, 4)``; None: on all of them again.
+
+    Bytes that are saved do not change. Seen so, a weight takes one bit more in memory than its codes have (see ``PackedWeight.view``).
+
+    Raises:
+        UnsupportedError: a layer that is not stored in integers of so many bits; nothing has been changed then.
+    """
+    weights = {name.removesuffix(".weight"): m for name, m in model.named_modules() if isinstance(m, PackedWeight)}
+    before = {name: weight.bits for name, weight in weights.items()}
+    for name, weight in weights.items():
+        try:
+            weight.view(bits)
+        except UnsupportedError as error:
+            for other, old in before.items():
+                weights[other].view(old)
+            raise UnsupportedError(f"layer {name}: {error}") from None
+    return model

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lowbit.errors import SpecError, UnknownName, UnsupportedError
 from lowbit.nn.convolution import Convolution
 from lowbit.nn.embedding import Embedding
+from lowbit.nn.experts import refusal as stacked
 from lowbit.nn.linear import Linear
 from lowbit.nn.packed import PackedWeight
 from lowbit.quantizers.quantizer import Quantizer
@@ -76,6 +77,10 @@ def left_alone(model: nn.Module, only: Sequence[str] = ONLY, ignore: Sequence[st
     for name, module in _layers(model):
         reason = refusal(module)
         if reason is not None and _asked(name, module, only, ignore):
+            found[name] = reason
+    for name, module in model.named_modules():
+        reason = stacked(module)
+        if reason is not None and not any(matches(p, name, module) for p in ignore):
             found[name] = reason
     return found
 
@@ -149,8 +154,8 @@ def packed_module(
 
 
 def dense_module(packed: Linear | Embedding | Convolution) -> nn.Module:
-    """The torch layer on the numbers of a packed one, in float32; activations are left as they are."""
-    W = packed.weight.unpacked().dequantize()
+    """The torch layer on the numbers of a packed one, or of its view, in float32; activations are left as they are."""
+    W = packed.weight.viewed().dequantize()
     if isinstance(packed, Embedding):
         layer: nn.Module = nn.Embedding.from_pretrained(W * packed.scale, padding_idx=packed.padding_idx)
     elif isinstance(packed, Linear):

@@ -59,7 +59,7 @@ def _columns(blocks: Blocks, shape: tuple[int, ...]) -> int:
     columns = shape[1]
     if isinstance(blocks.size, int):
         return math.gcd(blocks.size, columns)
-    return columns if blocks.size is None else blocks.axes(shape)[1]
+    return columns if blocks.size is None else min(columns, blocks.axes(shape)[1])  # a ragged block may be wider than the matrix
 
 
 def _per_group(values: Tensor, blocks: Blocks, shape: tuple[int, ...], group: int) -> Tensor:

@@ -59,6 +59,13 @@ def sliced(codes: Tensor, bits: int, master: int = 8, *, saturate: bool = True) 
     return slice_codes(codes.to(torch.int32), bits, master, saturate=saturate) << _checked(bits, master)
 
 
+def sliceable(q: QTensor) -> bool:
+    """Whether ``slice_tensor`` takes it: int8 and the like with scales, or uint8 with a zero point."""
+    master = q.grid.format
+    signed = master == INTEGERS.get(f"int{master.bits}")
+    return ((signed and q.grid.zero is None) or master == INTEGERS.get(f"uint{master.bits}")) and q.grid.scale is not None
+
+
 def slice_tensor(q: QTensor, bits: int, *, saturate: bool = True) -> QTensor:
     """An integer tensor with the upper ``bits`` bits of its codes, as a quantized tensor of its own that packs in ``bits`` bits.
 
@@ -70,7 +77,7 @@ def slice_tensor(q: QTensor, bits: int, *, saturate: bool = True) -> QTensor:
     """
     master = q.grid.format
     signed = master == INTEGERS.get(f"int{master.bits}")
-    if (not signed and master != INTEGERS.get(f"uint{master.bits}")) or (signed and q.grid.zero is not None) or q.grid.scale is None:
+    if not sliceable(q) or q.grid.scale is None:
         raise UnsupportedError(f"slices of {master.name}; it takes int8, or uint8 with a zero point, with scales")
     d = _checked(bits, master.bits)
     half = 1 << master.bits - 1
@@ -80,3 +87,28 @@ def slice_tensor(q: QTensor, bits: int, *, saturate: bool = True) -> QTensor:
     if q.grid.zero is not None:
         grid = replace(grid, zero=None, offset=-scale * q.grid.zero)
     return QTensor((t ^ (1 << bits - 1 if signed else 0)).to(q.codes.dtype), grid)
+
+
+def slice_rest(q: QTensor, bits: int) -> Tensor:
+    """What is left of each code beside its slice: r = q - (t << d) + 2**(d - 1), which takes d + 1 bits, d = master - bits.
+
+    One bit more than the slice leaves out: a slice is rounded, and its top bucket takes half a bucket more.
+
+    Raises:
+        UnsupportedError: bits is not between 1 and one less than the master's.
+    """
+    master = q.grid.format.bits
+    d = _checked(bits, master - 1) + 1
+    upper = q.codes.int() ^ (1 << master - 1 if q.grid.format == INTEGERS.get(f"int{master}") else 0)
+    return (upper - sliced(upper, bits, master) + (1 << d - 1)).to(q.codes.dtype)
+
+
+def joined(t: Tensor, rest: Tensor, bits: int, master: int, *, signed: bool) -> Tensor:
+    """The codes whose slice and rest these are.
+
+    Args:
+        t: codes as ``slice_tensor`` has them.
+    """
+    d = master - bits
+    q = ((t.int() ^ (1 << bits - 1 if signed else 0)) << d) + rest.int() - (1 << d - 1)
+    return (q ^ (1 << master - 1 if signed else 0)).to(t.dtype)

@@ -9,6 +9,7 @@ from torch import nn
 
 from lowbit.data.text import Text
 from lowbit.errors import DataError
+from lowbit.nn.experts import unstack
 from lowbit.nn.packed import PackedWeight
 from lowbit.nn.replace import IGNORE, ONLY, packed_module, put
 from lowbit.progress import ProgressCallback
@@ -37,6 +38,8 @@ def quantize(
 ) -> Any:
     """Quantize a model in place and return it: ``lowbit.quantize(model, weights="nvfp4")``.
 
+    Stacked experts are taken apart first: each is a layer of its own, ``experts.up_proj.0``.
+
     Args:
         model: any ``torch.nn.Module``, or a language model of ``lowbit.models``.
         weights: a spec string or quantizer for every chosen layer.
@@ -52,7 +55,7 @@ def quantize(
     Raises:
         LowbitError: something does not fit; nothing has been changed then.
     """
-    module: nn.Module = model if isinstance(model, nn.Module) else model.module
+    module: nn.Module = unstack(model if isinstance(model, nn.Module) else model.module)
     made = plan(module, weights, solver, activations=activations, only=only, ignore=ignore, override=override)
     if isinstance(data, Source):
         source = data

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lowbit.errors import ShapeError
 from lowbit.kernels.cpu import qlinear
-from lowbit.kernels.cpu.linear_layout import BYTE, PackedLinear, prepare, unprepare
+from lowbit.kernels.cpu.linear_layout import BYTE, PackedLinear, parts_of, prepare, unprepare
 from lowbit.kernels.linear_spec import LinearSpec
 from lowbit.kernels.reference.qlinear_int8 import unit_of
 
@@ -185,6 +185,18 @@ def test_codes_come_back(bits: int) -> None:
             assert torch.equal(back.codes, w.codes)
             assert torch.equal(back.scales, w.scales)
             assert torch.equal(back.dequantize(), w.dequantize())
+
+
+@pytest.mark.parametrize("scales", ["float32", "e4m3"])
+def test_parts_of_a_weight(scales: str, cpu: Any) -> None:
+    """Each part is the product with its rows, on the memory of the whole."""
+    w = spec(96, 64, 4, 16, scales=scales, offset=True)
+    packed, x = prepare(w), torch.randn(3, 64)
+    parts = parts_of(packed, 3)
+    for i, part in enumerate(parts):
+        assert torch.equal(qlinear.run(x, part), qlinear.run(x, packed)[:, 32 * i : 32 * i + 32])
+        assert part.words.untyped_storage().data_ptr() == packed.words.untyped_storage().data_ptr()
+    assert parts_of(packed, 1) == (packed,)
 
 
 def test_layout_by_hand() -> None:

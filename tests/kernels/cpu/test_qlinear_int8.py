@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lowbit.kernels.cpu import qlinear_int8
 from lowbit.kernels.cpu.linear_layout import prepare
@@ -141,3 +143,82 @@ def test_refusals(cpu: Any) -> None:
     assert "overflow" in str(qlinear_int8.refuses(torch.zeros(1, 70000), prepare(long)))
     assert qlinear_int8.refuses(x, prepare(LinearSpec(codes, 4, TABLES["e2m1"][1], torch.ones(2, 1), 64))) is None
     assert [reference.unit_of(t) for t in (TABLES["e2m1"][1], torch.tensor([0.1, 0.3]), torch.tensor([256.0, 1.0]))] == [0.5, None, None]
+
+
+def written(x: Tensor, w: LinearSpec, bias: Tensor | None = None) -> Tensor:
+    """The kernel's result, into memory that held NaN."""
+    out = torch.full((*x.shape[:-1], len(w.codes)), torch.nan)
+    assert qlinear_int8.run(x, prepare(w), bias, out) is out
+    return out
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "ternary"])
+def test_bits_do_not_depend_on_threads(name: str, cpu: Any, threads: Callable[[int], Any]) -> None:
+    """Enough rows for each thread to have tiles of its own, and a last tile that is not full."""
+    w = weight(name, 701, 1000, 40, 0, offset=True)
+    for m in (1, 5, 30):
+        x = torch.randn(m, 1000)
+        want = reference.run(x, w)
+        for target in cpu.targets():
+            assert cpu.use_target(target)
+            for count in (1, 2, 3):
+                with threads(count):
+                    assert torch.equal(written(x, w), want), (target, m, count)
+
+
+def test_half_precision_goes_through_float32(cpu: Any) -> None:
+    w = weight("int4", 40, 96, 32, 0)
+    for dtype in (torch.bfloat16, torch.float16):
+        x = torch.randn(2, 3, 96).to(dtype)
+        y = qlinear_int8.run(x, prepare(w))
+        assert y.dtype == dtype and torch.equal(y, reference.run(x.float(), w).to(dtype))
+
+
+def special(x: Tensor, draw: random.Random) -> Tensor:
+    """Some rows that are hard to round: zeros, subnormals, the largest numbers, ties, one number alone, or one that is not finite."""
+    for row in x:
+        match draw.randrange(12):
+            case 0:
+                row.zero_()
+            case 1:
+                row *= 1e-42
+            case 2:
+                row *= 1e37
+            case 3:
+                row.copy_((torch.randint(-254, 255, row.shape) / 2).clamp(-127, 127))
+            case 4:
+                row[draw.randrange(len(row))] = 1e6
+            case 5:
+                row[draw.randrange(len(row))] = draw.choice([math.nan, math.inf, -math.inf])
+    return x
+
+
+def fuzz(count: int, cpu: Any, threads: Callable[[int], Any]) -> None:
+    """Bit for bit the reference, NaN where it has NaN."""
+    draw = random.Random(0)
+    for seed in range(count):
+        torch.manual_seed(seed)
+        name = draw.choice([n for n in TABLES if n != "int3 in 4 bits"])
+        columns, rows, m = draw.randint(1, 300), draw.randint(1, 70), draw.choice([1, 1, 2, 3, 4, 7, 16, 17, 24, 25, 40])
+        group = draw.choice([columns, min(columns, draw.choice([1, 2, 4, 8, 16, 32, 64, 128])), draw.randint(1, columns)])
+        w = weight(name, rows, columns, group, seed, draw.random() < 0.4)
+        if draw.random() < 0.3:
+            w.scale.copy_(torch.exp2(torch.randint(-20, 20, w.scale.shape).float()))
+        if draw.random() < 0.1:
+            w.scale[draw.randrange(rows)] = 0.0
+        x, bias = special(torch.randn(m, columns), draw), torch.randn(rows) if draw.random() < 0.3 else None
+        target = draw.choice(cpu.targets())
+        assert cpu.use_target(target)
+        with threads(draw.choice([1, 3])):
+            got, want = written(x, w, bias), reference.run(x, w, bias)
+        assert torch.equal(got.isnan(), want.isnan()), (seed, target, name, m, rows, columns, group)
+        assert torch.equal(got.nan_to_num(0, 1, -1), want.nan_to_num(0, 1, -1)), (seed, target, name, m, rows, columns, group)
+
+
+def test_some_random_cases(cpu: Any, threads: Callable[[int], Any]) -> None:
+    fuzz(300, cpu, threads)
+
+
+@pytest.mark.slow
+def test_ten_thousand_random_cases(cpu: Any, threads: Callable[[int], Any]) -> None:
+    fuzz(10_000, cpu, threads)

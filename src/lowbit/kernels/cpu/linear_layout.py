@@ -155,6 +155,23 @@ def unprepare(packed: PackedLinear) -> LinearSpec:
     return LinearSpec(codes, packed.bits, packed.table, packed.scale.float(packed.rows), packed.group, offset)
 
 
+def parts_of(packed: PackedLinear, count: int) -> tuple[PackedLinear, ...]:
+    """A weight in so many parts of equal rows, whole tiles each; they share its memory."""
+    tiles = len(packed.words) // count
+
+    def of(block: PerBlock, i: int) -> PerBlock:
+        factor = None if block.factor is None else block.factor[i * tiles * TILE_ROWS : (i + 1) * tiles * TILE_ROWS]
+        return dataclasses.replace(block, data=block.data[i * tiles : (i + 1) * tiles], factor=factor)
+
+    if count == 1:
+        return (packed,)
+    made = []
+    for i in range(count):
+        words, offset = packed.words[i * tiles : (i + 1) * tiles], None if packed.offset is None else of(packed.offset, i)
+        made.append(dataclasses.replace(packed, rows=packed.rows // count, words=words, scale=of(packed.scale, i), offset=offset))
+    return tuple(made)
+
+
 def _stored_bits(spec: LinearSpec) -> int:
     """The width that takes the fewest bytes, groups filled up to whole units."""
     widths = [b for b in UNITS if b >= spec.bits]
