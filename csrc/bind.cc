@@ -63,8 +63,8 @@ PerBlock per_block_of(const nb::tuple& b) {
 }
 
 // Activations that are not float32 are converted here, results back, where the kernel does not.
-void multiply(const PackedLinear& w, Arithmetic arithmetic, void (*f)(const PackedLinear&, const float*, size_t, float*, const float*, int), Address x, int type, size_t m,
-              Address y, Address bias, int threads) {
+void multiply(const PackedLinear& w, Arithmetic arithmetic, void (*f)(const PackedLinear&, const float*, size_t, float*, const float*, int), Address x,
+              int type, size_t m, Address y, Address bias, int threads) {
   nb::gil_scoped_release release;
   if (const Gemm* gemm = many_rows_kernel(w, m, arithmetic))
     return multiply_many_rows(*gemm, w, (const void*)x, type, m, (void*)y, (const float*)bias, threads);

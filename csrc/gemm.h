@@ -18,7 +18,8 @@ struct Gemm {
   // rows first to last - 1 of x, in float32, bfloat16 or float16; first is a multiple of `rows`
   void (*prepare)(const PackedLinear& w, const void* x, int32_t type, size_t m, size_t first, size_t last, void* input, void* room);
   // tiles first to last - 1, which are `panels` panels at most, with all m rows; rows of y are `stride` numbers apart
-  void (*multiply)(const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, void* room, void* y, int32_t type, size_t stride, const float* bias);
+  void (*multiply)(const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, void* room, void* y, int32_t type,
+                   size_t stride, const float* bias);
 };
 
 }  // namespace lowbit

@@ -25,7 +25,10 @@ struct EmulatedTiles {
 static thread_local EmulatedTiles emulated;
 
 struct TilesInUse {
-  explicit TilesInUse(const TileShapes& shapes) { emulated.shapes = &shapes; }
+  explicit TilesInUse(const TileShapes& shapes) {
+    if (emulated.shapes) __builtin_trap();  // not released
+    emulated.shapes = &shapes;
+  }
   ~TilesInUse() { emulated.shapes = nullptr; }
 };
 template <int T>
@@ -34,7 +37,8 @@ template <int T>
 static void tile_load(const void* p, size_t stride) {
   if (!emulated.shapes) __builtin_trap();
   tile_zero<T>();
-  for (int r = 0; r < emulated.shapes->rows[T]; r++) __builtin_memcpy(emulated.bytes[T][r], (const char*)p + r * stride, emulated.shapes->row_bytes[T]);
+  const int rows = emulated.shapes->rows[T], nbytes = emulated.shapes->row_bytes[T];
+  for (int r = 0; r < rows; r++) __builtin_memcpy(emulated.bytes[T][r], (const char*)p + r * stride, nbytes);
 }
 template <int T>
 static void tile_store(void* p, size_t stride) {
@@ -52,7 +56,8 @@ static void tile_dot_bf16() {
   for (int m = 0; m < 16; m++)
     for (int n = 0; n < 16; n++)
       for (int k = 0; k < emulated.shapes->row_bytes[A] / 2; k++)
-        emulated.at<float>(C, m, n) += one_float((uint32_t)emulated.at<uint16_t>(A, m, k) << 16) * one_float((uint32_t)emulated.at<uint16_t>(B, k / 2, 2 * n + k % 2) << 16);
+        emulated.at<float>(C, m, n) += one_float((uint32_t)emulated.at<uint16_t>(A, m, k) << 16) *
+                                       one_float((uint32_t)emulated.at<uint16_t>(B, k / 2, 2 * n + k % 2) << 16);
 }
 #else
 // Tiles are given back at the end: whoever uses them next (oneDNN, say) finds them unconfigured, and threads switch cheaply.

@@ -8,7 +8,8 @@ static size_t input_nbytes(const PackedLinear& w, size_t m) { return up64(4 * co
 // Room of a thread: a panel, its scales and the sums; or a row of x twice.
 static size_t room_nbytes(const PackedLinear& w, size_t m) {
   const Blocks blocks(w, 4);
-  const size_t multiplying = 4 * PANEL * (blocks.widest() + TOGETHER_PANELS * m) + PanelScales::nbytes(w, blocks), preparing = up64(4 * w.columns) + HIGH * 4 * columns_of(w);
+  const size_t multiplying = 4 * PANEL * (blocks.widest() + TOGETHER_PANELS * m) + PanelScales::nbytes(w, blocks);
+  const size_t preparing = up64(4 * w.columns) + HIGH * 4 * columns_of(w);
   return multiplying > preparing ? multiplying : preparing;
 }
 

@@ -1,7 +1,6 @@
 // Many rows of x with tile registers, in bfloat16 and in int8; what a number is, is that of gemm_bf16.h and gemm_int8.h.
 
-constexpr size_t AMX_PANELS = 8;    // that read x once: tiles are quicker than the caches beyond the second
-constexpr size_t AMX_BYTES = 256;   // of a row of a panel: it stays in the first-level cache with two tiles of x
+constexpr size_t AMX_BYTES = 256;  // of a row of a panel: it stays in the first-level cache with two tiles of x
 
 namespace amx_bf16 {
 
@@ -18,7 +17,7 @@ static size_t input_nbytes(const PackedLinear& w, size_t m) { return Steps(w).al
 
 static size_t room_nbytes(const PackedLinear& w, size_t m) {
   const Steps steps(w);
-  const size_t multiplying = PANEL * (64 * steps.widest() + 4 * AMX_PANELS * up16(m)) + PanelScales::nbytes(w, steps.blocks);
+  const size_t multiplying = PANEL * (64 * steps.widest() + 4 * TOGETHER_PANELS * up16(m)) + PanelScales::nbytes(w, steps.blocks);
   const size_t preparing = HalfRows::nbytes(w, 1) + 64;
   return multiplying > preparing ? multiplying : preparing;
 }
@@ -49,7 +48,7 @@ static void multiply(const PackedLinear& w, const void* input, size_t m, size_t 
   const size_t rows = up16(m);
   uint32_t* panel = (uint32_t*)room;
   float* totals = (float*)room + steps.widest() * 16 * PANEL;
-  PanelScales scales(w, blocks, totals + AMX_PANELS * rows * PANEL);
+  PanelScales scales(w, blocks, totals + TOGETHER_PANELS * rows * PANEL);
   const TilesInUse tiles(TILES_64);
   with_decoder(w, [&](const auto& decoder) {
     each_panel(w, blocks, first, last,
@@ -67,7 +66,7 @@ static void multiply(const PackedLinear& w, const void* input, size_t m, size_t 
   put_panels(w, totals, nullptr, m, rows, first, last, y, type, stride, bias);
 }
 
-constexpr Gemm GEMM = {"AMX tiles of bfloat16", PANEL_TILES, AMX_PANELS, 16, input_nbytes, room_nbytes, prepare, multiply};
+constexpr Gemm GEMM = {"AMX tiles of bfloat16", PANEL_TILES, TOGETHER_PANELS, 16, input_nbytes, room_nbytes, prepare, multiply};
 
 }  // namespace amx_bf16
 
@@ -95,7 +94,7 @@ static size_t input_nbytes(const PackedLinear& w, size_t m) { return rows_nbytes
 
 static size_t room_nbytes(const PackedLinear& w, size_t m) {
   const Blocks blocks(w, 1, AMX_BYTES);
-  const size_t multiplying = PANEL * (blocks.widest() + 8 * AMX_PANELS * up16(m)) + PanelScales::nbytes(w, blocks);
+  const size_t multiplying = PANEL * (blocks.widest() + 8 * TOGETHER_PANELS * up16(m)) + PanelScales::nbytes(w, blocks);
   const size_t preparing = ByteRows::nbytes(w) + up64(columns_of(w));
   return multiplying > preparing ? multiplying : preparing;
 }
@@ -205,10 +204,10 @@ static void multiply(const PackedLinear& weight, const void* input, size_t m, si
   const size_t rows = up16(m);
   uint32_t* panel = (uint32_t*)room;
   float* totals = (float*)room + blocks.widest() / 4 * PANEL;
-  uint32_t* parts = (uint32_t*)totals + AMX_PANELS * rows * PANEL;
-  PanelScales scales(w, blocks, parts + AMX_PANELS * rows * PANEL);
+  uint32_t* parts = (uint32_t*)totals + TOGETHER_PANELS * rows * PANEL;
+  PanelScales scales(w, blocks, parts + TOGETHER_PANELS * rows * PANEL);
   const RowSums sums(w, m, (char*)input + rows_nbytes(w, m));
-  __builtin_memset(totals, 0, 4 * AMX_PANELS * rows * PANEL);
+  __builtin_memset(totals, 0, 4 * TOGETHER_PANELS * rows * PANEL);
   const TilesInUse tiles(step_bytes(w) == 64 ? TILES_64 : TILES_32);
   each_panel(w, blocks, first, last,
     [&](size_t, size_t tile, size_t b) {
@@ -226,6 +225,6 @@ static void multiply(const PackedLinear& weight, const void* input, size_t m, si
   put_panels(w, totals, sums.scale, m, rows, first, last, y, type, stride, bias);
 }
 
-constexpr Gemm GEMM = {"AMX tiles of int8", PANEL_TILES, AMX_PANELS, 16, input_nbytes, room_nbytes, prepare, multiply};
+constexpr Gemm GEMM = {"AMX tiles of int8", PANEL_TILES, TOGETHER_PANELS, 16, input_nbytes, room_nbytes, prepare, multiply};
 
 }  // namespace amx_int8

@@ -4,7 +4,8 @@
 LB_INLINE U pair_of(F low, F high) {
 #if defined(__AVX512BF16__)
   const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,  //
+                                         23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return (U)_mm512_permutexvar_epi16(order, both);
 #else
   return bfloat16_from_wide(low) | bfloat16_from_wide(high) << 16;
@@ -23,7 +24,8 @@ LB_INLINE F dot2(F sum, U a, const uint32_t* b) {
 
 // A block of columns of a panel as pairs of columns: [pair][PANEL][2].
 template <class Decoder>
-LB_INLINE void decode_pairs(const PackedLinear& w, const Decoder& decoder, const PanelScales& scales, size_t tile, size_t first, size_t last, uint32_t* panel) {
+LB_INLINE void decode_pairs(const PackedLinear& w, const Decoder& decoder, const PanelScales& scales, size_t tile, size_t first, size_t last,
+                            uint32_t* panel) {
   F low = {};
   decode_run(w, decoder, scales, tile, first, last, [&](size_t column, int i, int row, F numbers) {
     if (i & 1)
@@ -50,7 +52,9 @@ struct HalfRows {
   HalfRows(const PackedLinear& w, void* room)
       : wide((float*)room), narrow((uint16_t*)((char*)room + up64(4 * w.columns))), rows(narrow + up64(2 * w.columns) / 2),
         step(up64(2 * columns_of(w)) / 2) {}
-  void read_row(const PackedLinear& w, const void* x, int32_t type, size_t at, size_t i) const { bfloat16_row(w, x, type, at, wide, narrow, rows + i * step); }
+  void read_row(const PackedLinear& w, const void* x, int32_t type, size_t at, size_t i) const {
+    bfloat16_row(w, x, type, at, wide, narrow, rows + i * step);
+  }
 };
 
 namespace bf16_gemm {
@@ -60,7 +64,8 @@ static size_t input_nbytes(const PackedLinear& w, size_t m) { return up64(2 * co
 
 static size_t room_nbytes(const PackedLinear& w, size_t m) {
   const Blocks blocks(w, 2);
-  const size_t multiplying = PANEL * (2 * blocks.widest() + 4 * TOGETHER_PANELS * m) + PanelScales::nbytes(w, blocks), preparing = HalfRows::nbytes(w, HIGH);
+  const size_t multiplying = PANEL * (2 * blocks.widest() + 4 * TOGETHER_PANELS * m) + PanelScales::nbytes(w, blocks);
+  const size_t preparing = HalfRows::nbytes(w, HIGH);
   return multiplying > preparing ? multiplying : preparing;
 }
 

@@ -43,7 +43,9 @@ struct RowSums {
   float *sum, *scale;
   static size_t nbytes(const PackedLinear& w, size_t m) { return up64(4 * w.groups * m) * (w.offset.data ? 2 : 1) + up64(4 * m); }
   RowSums(const PackedLinear& w, size_t m, void* at)
-      : start((int32_t*)at), sum((float*)((char*)at + (w.offset.data ? up64(4 * w.groups * m) : 0))), scale((float*)((char*)sum + up64(4 * w.groups * m))) {}
+      : start((int32_t*)at),
+        sum((float*)((char*)at + (w.offset.data ? up64(4 * w.groups * m) : 0))),
+        scale((float*)((char*)sum + up64(4 * w.groups * m))) {}
   // sums of row i, written by `quantize`, to what kernels read
   void finish(const PackedLinear& w, size_t m, size_t i) const {
     for (size_t g = 0; g < w.groups; g++) {
