@@ -8,7 +8,8 @@ constexpr int WIDTHS[] = {1, 2, 4};
 constexpr int WIDEST = WIDTHS[sizeof(WIDTHS) / sizeof(int) - 1];
 constexpr int VECTORS = (int)TILE_ROWS / LANES;  // that hold the rows of a tile
 constexpr int FEW = 4;                           // so few rows of x wait for the weights, not for the arithmetic
-constexpr size_t AHEAD = 256;                    // words of codes that are asked for early; 512 and more take longer, 128 too
+constexpr size_t AHEAD = 256;                    // words of codes that are asked for early; 128 and 512 take longer
+constexpr size_t FAR = 1024;                     // and by how many they come to the second cache, which does not do so itself across pages
 constexpr size_t AT_A_TIME = 32;                 // groups whose scales are decoded ahead
 
 // rows of x from `done` on that go together
@@ -21,13 +22,18 @@ LB_INLINE int width_of(size_t m, size_t done) {
 // how many tiles at a time, so that enough sums are under way
 constexpr int tiles_at_a_time(int width) { return LANES == 16 ? (width <= 4 ? 4 : width == 8 ? 2 : 1) : width <= 2 ? 2 : 1; }
 
-// How many words ahead of where it is read a tile's memory is asked for: when a tile ends, that of the tile `step` further.
+// Asks for the memory of tiles before it is read: where a tile ends, for that of the tile `step` further.
 struct Ahead {
-  size_t left, jump;
+  size_t left, jump, near = 0, far = 0;
   LB_INLINE_MEMBER Ahead(const PackedLinear& w, size_t step) : left(w.groups * words_of_group(w)), jump((step - 1) * left) {}
-  LB_INLINE_MEMBER size_t step(size_t words) {  // that are read next
+  LB_INLINE_MEMBER void pass(size_t words) {  // that are read next
+    near = left > AHEAD ? AHEAD : AHEAD + jump;
+    far = left > FAR ? FAR : FAR + jump;
     left -= words;
-    return left + words > AHEAD ? AHEAD : AHEAD + jump;
+  }
+  LB_INLINE_MEMBER void ask(const uint32_t* at) const {
+    __builtin_prefetch(at + near);
+    __builtin_prefetch(at + far, 0, 2);
   }
 };
 
