@@ -9,8 +9,8 @@ constexpr int WIDEST = WIDTHS[sizeof(WIDTHS) / sizeof(int) - 1];
 constexpr int VECTORS = (int)TILE_ROWS / LANES;  // that hold the rows of a tile
 constexpr int FEW = 4;                           // so few rows of x wait for the weights, not for the arithmetic
 constexpr size_t AHEAD = 256;                    // words of codes that are asked for early; 128 and 512 take longer
-constexpr size_t FAR = 1024;                     // and by how many they come to the second cache, which does not do so itself across pages
-constexpr size_t AT_A_TIME = 32;                 // groups whose scales are decoded ahead
+constexpr size_t FAR = 512;                      // and by how many they come to the second cache, which does not do so itself across pages
+constexpr size_t AT_A_TIME = 8;                  // groups whose scales are decoded ahead; while more are, memory waits
 
 // rows of x from `done` on that go together
 LB_INLINE int width_of(size_t m, size_t done) {
