@@ -16,7 +16,7 @@ void* scratch(size_t nbytes) {
   return own.room(nbytes);
 }
 
-constexpr size_t TASK_BYTES = 1 << 18;  // of codes, about
+constexpr size_t TASK_BYTES = 1 << 16;  // of codes, about
 
 using Input = void (*)(const PackedLinear&, const float*, size_t, void*);
 using Tiles = void (*)(const PackedLinear&, const void*, size_t, size_t, size_t, float*, size_t, const float*);

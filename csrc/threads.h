@@ -17,7 +17,8 @@ void parallel(size_t tasks, int threads, const Function& f) {
     return;
   }
 #if defined(_OPENMP)
-#pragma omp parallel for num_threads(n) schedule(dynamic, 1)
+// long runs of tasks first, so that memory is read on, then shorter ones, so that all end together
+#pragma omp parallel for num_threads(n) schedule(guided, 1)
   for (size_t k = 0; k < tasks; k++) f(k);
 #else
   auto share = [&](int i) {

@@ -77,10 +77,10 @@ static void multiply(const PackedLinear& w, const Decoder& decoder, const float*
       F part[M][N] = {};
       for (size_t u = 0; u < w.units; u++) {
         U words[N][Decoder::LOADS];
-        const size_t further = ahead.step(WORDS * TILE_ROWS);
+        ahead.pass(WORDS * TILE_ROWS);
         for (int t = 0; t < N; t++) {
           for (int k = 0; k < Decoder::LOADS; k++) words[t][k] = Decoder::word(codes[t], k);
-          for (int k = 0; k < WORDS && M <= FEW; k++) __builtin_prefetch(codes[t] + k * TILE_ROWS + further);
+          for (int k = 0; k < WORDS && M <= FEW; k++) ahead.ask(codes[t] + k * TILE_ROWS);
           codes[t] += WORDS * TILE_ROWS;
         }
 #pragma GCC unroll 32

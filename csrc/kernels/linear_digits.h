@@ -122,13 +122,13 @@ static void multiply_digits(const PackedLinear& w, const Bytes<BITS>& wholes, co
           for (int d = 0; d < DIGITS; d++) part[m][r][d] = _mm512_set1_epi32(start[m * DIGITS + d]);
       for (size_t u = 0; u < w.units; u++, x += FOURS * M * DIGITS) {
         U words[R][WORDS];
-        const size_t further = ahead.step(WORDS * TILE_ROWS);
+        ahead.pass(WORDS * TILE_ROWS);
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
 #pragma GCC unroll 5
           for (int k = 0; k < WORDS; k++) {
             words[r][k] = load(codes[r] + k * TILE_ROWS);
-            __builtin_prefetch(codes[r] + k * TILE_ROWS + further);
+            ahead.ask(codes[r] + k * TILE_ROWS);
           }
           codes[r] += WORDS * TILE_ROWS;
         }

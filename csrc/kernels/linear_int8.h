@@ -149,11 +149,11 @@ static void multiply_int8(const PackedLinear& w, const Wholes<BITS>& wholes, con
         for (int t = 0; t < N; t++) part[m][t] = start;
       }
       for (size_t u = 0; u < w.units; u++) {
-        const size_t words = ahead.step(TILE_ROWS);
+        ahead.pass(TILE_ROWS);
 #pragma GCC unroll 8
         for (int t = 0; t < N; t++) {
           const U word = load(codes[t]);
-          if (M <= FEW) __builtin_prefetch(codes[t] + words);
+          if (M <= FEW) ahead.ask(codes[t]);
           codes[t] += TILE_ROWS;
 #pragma GCC unroll 4
           for (int j = 0; j < QUARTER; j++) {
