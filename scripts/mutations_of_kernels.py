@@ -6,6 +6,7 @@ again; everything else comes from the first build.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -112,6 +113,7 @@ FAULTS = (
 def can_build() -> str | None:
     """Why no extension can be built here."""
     missing = [name for name in ("cmake", "ninja") if shutil.which(name) is None]
+    missing += [] if importlib.util.find_spec("nanobind") else ["nanobind (pip install nanobind)"]
     return f"{' and '.join(missing)} not found" if missing else None
 
 
