@@ -157,6 +157,7 @@ class Builder:
         return copy, path.read_text(encoding="utf-8")
 
     def _run(self, *command: str) -> None:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+        environment = {"CCACHE_BASEDIR": str(self.root), "CCACHE_NOHASHDIR": "1"} | os.environ  # copies elsewhere compile the same
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             raise SystemExit(f"{' '.join(command[:3])} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
