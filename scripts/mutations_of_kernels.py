@@ -6,6 +6,7 @@ again; everything else comes from the first build.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -112,6 +113,7 @@ FAULTS = (
 def can_build() -> str | None:
     """Why no extension can be built here."""
     missing = [name for name in ("cmake", "ninja") if shutil.which(name) is None]
+    missing += [] if importlib.util.find_spec("nanobind") else ["nanobind (pip install nanobind)"]
     return f"{' and '.join(missing)} not found" if missing else None
 
 
@@ -155,6 +157,7 @@ class Builder:
         return copy, path.read_text(encoding="utf-8")
 
     def _run(self, *command: str) -> None:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+        environment = {"CCACHE_BASEDIR": str(self.root), "CCACHE_NOHASHDIR": "1"} | os.environ  # copies elsewhere compile the same
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             raise SystemExit(f"{' '.join(command[:3])} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

@@ -51,8 +51,12 @@ def test_taken_apart_it_is_the_same_model_and_packed_it_runs_through_the_kernel(
     lowbit.quantize(model, "int4 g16")
     experts = {n: m for n, m in model.named_modules() if ".experts." in n and isinstance(m, lowbit.nn.Linear)}
     assert len(experts) == 2 * 2 * next(iter(model.modules())).config.num_local_experts
+    called = set()
+    for name_of_layer, layer in experts.items():
+        layer.register_forward_hook(lambda m, args, out, n=name_of_layer: called.add(n))
     with backend("reference"):
         dense = logits(model)
+    assert len(called) > len(experts) / 2  # all those that a token was routed to
     torch.testing.assert_close(logits(model), dense, rtol=1e-4, atol=1e-4 * float(dense.abs().max()))
     assert not torch.equal(dense, before)
     if extension("lowbit._cpu") is not None:

@@ -29,8 +29,9 @@ def test_rows_are_those_of_the_dequantized_weight(cpu, threads, spec, count):
 
 
 def test_zero_points_move_by_offsets(cpu):
-    tensor = quantizer("int4 g32 asym").quantize(torch.rand(5, 64, generator=torch.Generator().manual_seed(0)))
+    tensor = quantizer("int4 g32 asym").quantize(torch.randn(5, 64, generator=torch.Generator().manual_seed(0)))
     spec = linear_spec(tensor)
+    assert bool((spec.offset != 0).all())
     assert torch.equal(gather.run(torch.arange(5), prepare(spec)), spec.dequantize())
     torch.testing.assert_close(spec.dequantize(), tensor.dequantize(), rtol=0, atol=1e-6)
 
