@@ -56,7 +56,7 @@ struct PanelScales {
 
  private:
   static void read_one(const PackedLinear& w, const PerBlock& b, size_t tile, size_t first, size_t n, float* some, float* to, float factor) {
-    read_blocks(b, tile < tiles_of(w) ? tile : tiles_of(w) - 1, w.groups, first, n, some);
+    read_blocks(b, tile < tiles_of(w) ? tile : tiles_of(w) - 1, w.groups, first, n, 1, some);
     for (size_t i = 0; i < n; i++)
       for (size_t v = 0; v < TILE_ROWS; v += LANES) store(to + i * PANEL + v, load(some + i * TILE_ROWS + v) * all(factor));
   }
