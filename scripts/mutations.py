@@ -277,6 +277,18 @@ MUTATIONS = (
         ("solvers/test_llm_fp4.py",),
     ),
     Mutation(
+        "the derivative of an exponent forgets the codes that change",
+        "solvers/nupes.py",
+        (("(r**a * r.log() / held - held.log() / a)", "(0.0 - held.log() / a)"),),
+        ("solvers/test_nupes.py",),
+    ),
+    Mutation(
+        "a block of extremes begins at zero",
+        "kernels/cpu/call.py",
+        (('"extremes": 8}', '"extremes": 3}'),),
+        (f"{SAME_BITS}[uint4 g32 range]",),
+    ),
+    Mutation(
         "the zero point is added before rounding",
         "quantizers/grid.py",
         (("(round_to_integers(y, rounding, words) + zero)", "round_to_integers(y + zero, rounding, words)"),),

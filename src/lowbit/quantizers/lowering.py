@@ -84,9 +84,12 @@ def candidates_of(scheme: Scheme) -> tuple[Candidate, ...] | str:
         return f"{fmt.name} is not given by tables alone"
     if scheme.rounding is not nearest_even:
         return f"candidates are compared after rounding to nearest even, {scheme.rounding.name} is used later"
-    ways = [numbers_of(fmt.alone(k) if tables > 1 else fmt, nearest_even, scheme.overflow) for k in range(tables)]
-    if any(isinstance(way, str) for way in ways):
-        return next(way for way in ways if isinstance(way, str))
+    ways = []
+    for k in range(tables):
+        way = numbers_of(fmt.alone(k) if tables > 1 else fmt, nearest_even, scheme.overflow)
+        if isinstance(way, str):
+            return way
+        ways.append(way)
     shares = rule.shares if isinstance(rule, MSE) else [1.0]
     if isinstance(rule, FourOverSix):
         if tables > 1 or rule.high > fmt.max:
@@ -97,7 +100,7 @@ def candidates_of(scheme: Scheme) -> tuple[Candidate, ...] | str:
         if given is not None and tables > 1:
             return f"{rule} leaves the tables of {fmt.name} but the first unused"
         tops = list(enumerate(fmt.tops() if given is None else (given,)))
-    found = [Candidate(ways[k], float(np.float32(top)), float(np.float32(share))) for share in shares for k, top in tops]  # type: ignore[arg-type]
+    found = [Candidate(ways[k], float(np.float32(top)), float(np.float32(share))) for share in shares for k, top in tops]
     return tuple(found) if len(found) <= 256 else f"{len(found)} candidates; kernels compare 256"
 
 
