@@ -13,7 +13,7 @@ inline size_t up(size_t a, size_t b) { return (a + b - 1) / b; }
 
 // of n numbers, v is overwritten
 inline double total(const Target& t, std::vector<double>& v, size_t n) {
-  v.resize(up(n, PIECE) * PIECE);  // a fold fills up to a power of two
+  v.resize(std::max<size_t>(up(n, PIECE), 1) * PIECE);  // a fold fills up to a power of two; no numbers sum to zero
   for (; n > PIECE; n = up(n, PIECE))
     for (size_t k = 0; k < up(n, PIECE); k++) v[k] = t.fold(&v[k * PIECE], std::min(PIECE, n - k * PIECE));
   return t.fold(v.data(), n);

@@ -105,28 +105,6 @@ LB_INLINE U upper_product(U x, uint32_t constant) {
 #endif
 }
 
-#if defined(__FMA__)
-constexpr bool MULTIPLIES = true;
-#if defined(__AVX512F__)
-LB_INLINE F product_plus(F a, F b, F c) { return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }  // a * b + c, rounded once
-LB_INLINE F minus_product(F a, F b, F c) { return (F)_mm512_fnmadd_ps((__m512)a, (__m512)b, (__m512)c); }  // c - a * b
-// whether every lane is zero or from low to high
-LB_INLINE bool within(U x, uint32_t low, uint32_t high) {
-  const __mmask16 found = _mm512_cmple_epu32_mask((__m512i)(x - low), _mm512_set1_epi32((int)(high - low)));
-  return (uint16_t)(found | _mm512_testn_epi32_mask((__m512i)x, (__m512i)x)) == 0xffff;
-}
-#else
-LB_INLINE F product_plus(F a, F b, F c) { return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-LB_INLINE F minus_product(F a, F b, F c) { return (F)_mm256_fnmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-LB_INLINE bool within(U x, uint32_t low, uint32_t high) {
-  const I found = (I)(x == 0u) | ((I)x >= (I)all(low) & (I)x <= (I)all(high));  // magnitudes, so signed comparison will do
-  return _mm256_movemask_ps((__m256)found) == 0xff;
-}
-#endif
-#else
-constexpr bool MULTIPLIES = false;
-#endif
-
 LB_INLINE uint32_t largest_lane(U x) {
 #if defined(__AVX512F__)
   return (uint32_t)_mm512_reduce_max_epi32((__m512i)x);

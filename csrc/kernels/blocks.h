@@ -2,8 +2,6 @@
 
 struct Unit {
   F scale, zero, offset, negative, inverse;
-  F reciprocal;  // of the scale, where `quick`
-  bool quick;
 };
 
 // what is there beside the scale; the ordinary case has nothing and costs nothing
@@ -18,11 +16,6 @@ template <bool EACH>
 LB_INLINE Unit unit_at(const Units& u, size_t at) {
   Unit found = {};
   if (u.scale) found.scale = one_unit<EACH>(u.scale, at);
-  if (!EACH && MULTIPLIES && u.scale) {
-    const float s = u.scale[at];
-    found.quick = s >= 0x1p-60f && s <= 0x1p60f;
-    found.reciprocal = all(1.0f / s);
-  }
   if (u.zero) found.zero = one_unit<EACH>(u.zero, at);
   if (u.offset) found.offset = one_unit<EACH>(u.offset, at);
   if (u.negative) found.negative = one_unit<EACH>(u.negative, at);
@@ -32,31 +25,16 @@ LB_INLINE Unit unit_at(const Units& u, size_t at) {
 
 LB_INLINE F divided(F x, F scale) { return float_of(select((I)(scale == 0.0f), all(0u), bits_of(x / scale))); }
 
-// x / scale, correctly rounded like a division and several times quicker: from x * (1 / scale), which is off by two units in the last
-// place at most, the first correction gives one of the two neighbours of the quotient, the second the nearer one, as the reciprocal is
-// itself rounded correctly (Markstein; Handbook of Floating-Point Arithmetic, section 4.7). Remainders are exact where no exponent is extreme.
-LB_INLINE F quotient(F x, const Unit& one) {
-#if defined(__FMA__)
-  if (one.quick && within(bits_of(x) & MAGNITUDE, one_bits(0x1p-64f), one_bits(0x1p64f))) {
-    F q = x * one.reciprocal;
-    q = product_plus(minus_product(q, one.scale, x), one.reciprocal, q);
-    q = product_plus(minus_product(q, one.scale, x), one.reciprocal, q);
-    return float_of(bits_of(q) | (bits_of(x) & SIGN));  // a zero keeps its sign
-  }
-#endif
-  return divided(x, one.scale);
-}
-
 // in units of the format, with a zero point already rounded to an integer and moved
 template <bool PLAIN>
 LB_INLINE F in_units(const Codec& c, const Units& u, const Unit& one, F x) {
-  if (PLAIN) return u.scale ? quotient(x, one) : x;
+  if (PLAIN) return u.scale ? divided(x, one.scale) : x;
   if (u.offset) x = x - one.offset;
   F y = x;
   if (u.inverse) {
     y = x * one.inverse;
   } else if (u.scale) {
-    y = u.negative ? divided(x, select((I)(x < 0.0f), one.negative, one.scale)) : quotient(x, one);
+    y = divided(x, u.negative ? select((I)(x < 0.0f), one.negative, one.scale) : one.scale);
   }
   if (u.zero) {
     const F held = smaller(larger(y, all(-0x1p21f)), all(0x1p21f));

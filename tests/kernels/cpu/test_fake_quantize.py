@@ -147,7 +147,9 @@ def test_half_precision_in_and_out(spec: str, dtype: torch.dtype, out_dtype: tor
                 assert_same(lowbit.fake_quantize(x, q, key=KEY), expected, x, target)
 
 
-@pytest.mark.parametrize("spec", ["float8_e4m3fn", "float16", "mxfp4 g8", "nvfp4", "int4", "nf4_single", "fp8_tile", "int8 16x4 ragged"])
+@pytest.mark.parametrize(
+    "spec", ["float8_e4m3fn", "float16", "mxfp4 g8", "nvfp4", "int4", "nf4_single", "fp8_tile", "int8 16x4 ragged", "ternary", "hq_dit"]
+)
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0), (1, 16), (16,), (5, 48), (2, 3, 16), (2, 1, 5, 32), (17, 80), (3, 131072 + 16)])
 def test_shapes(spec: str, shape: tuple[int, ...], cpu: Any, hard: Any) -> None:
     q = quantizer(spec)
