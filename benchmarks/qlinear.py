@@ -238,6 +238,8 @@ def main() -> None:
     parser.add_argument("--ways", default=",".join((*PEERS, "own")), help="whose ways to measure; earlier rows of the others stay")
     parser.add_argument("--quick", action="store_true", help="few formats, 1.5 seconds a group, nothing written")
     a = parser.parse_args()
+    if unknown := set(a.ways.split(",")) - {*PEERS, "own"}:
+        parser.error(f"--ways {','.join(unknown)}: there are {', '.join((*PEERS, 'own'))}")
     a.seconds = min(a.seconds, 1.5) if a.quick else a.seconds
     warnings.filterwarnings("ignore")
     torch.set_grad_enabled(False)
@@ -249,8 +251,8 @@ def main() -> None:
             for rows in map(int, a.rows.split(",")):
                 columns, outputs = map(int, shape.split("x"))
                 made = case((columns, outputs), rows, threads, a)
-                print(written(made), flush=True)
-                if a.quick:
+                print(written(made) if made["ways"] else made["missing"], flush=True)
+                if a.quick or not made["ways"]:
                     continue
                 known[shape, rows, threads] = merged(made, known.get((shape, rows, threads)))
                 ordered = [known[key] for key in sorted(known, key=lambda k: (k[2], k[0], k[1]))]

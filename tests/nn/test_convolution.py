@@ -1,6 +1,7 @@
 """Convolution: the torch layer on the dequantized weight, whatever its stride, groups, dilation and padding, with every kernel."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -73,9 +74,14 @@ def test_which_kernel_and_why_not(layer):
         with backend("cpu"), pytest.raises(NoKernel, match="takes 16 at a time"), torch.no_grad():
             packed(images(layer))
         return
-    assert packed.route() == ("qlinear on patches", "")
+    assert packed.route() == ("qlinear on patches", f"torch on the weight decoded anew with more than {layer.out_channels} places")
+    x, expected = images(layer), with_weight(layer, "int4")
     with backend("cpu"), torch.no_grad():
-        packed(images(layer))
+        packed_only = packed(x)
+    few = 1 if math.prod(packed_only.shape[2:]) <= layer.out_channels else 0
+    for samples in {2, few}:  # many places and few
+        torch.testing.assert_close(packed(x[:samples]), expected(x[:samples]), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(packed_only[:samples], expected(x[:samples]), rtol=1e-5, atol=1e-5)
     assert packed.weight.kept is None
     assert packed(images(layer).requires_grad_()).requires_grad  # where a gradient is wanted, torch multiplies
 
@@ -86,6 +92,7 @@ def test_pieces_of_any_size_give_the_whole(layer, room, monkeypatch):
     packed, x = lowbit.quantize(nn.Sequential(layer), "nf4_single g8 ragged")[0], images(layer)
     whole = packed(x)
     monkeypatch.setattr(convolution, "ROOM", room)
+    monkeypatch.setattr(convolution, "FEW_PLACES", 1000)
     torch.testing.assert_close(packed(x), whole, rtol=1e-5, atol=1e-5)
     assert packed(x[:0]).shape == (0, *whole.shape[1:])
 

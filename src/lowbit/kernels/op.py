@@ -42,6 +42,11 @@ def backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+def forced() -> str | None:
+    """The backend that ``backend`` names around the caller, or None."""
+    return _forced.get()
+
+
 @lru_cache
 def extension(module: str) -> ModuleType | None:
     """The compiled module that a backend needs, or None where it was not built, which is said once. A broken one raises."""

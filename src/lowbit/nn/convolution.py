@@ -10,20 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lowbit.kernels.cpu import gather
 from lowbit.kernels.cpu.linear_layout import TILE_ROWS, PackedLinear, parts_of
-from lowbit.kernels.op import QLINEAR
+from lowbit.kernels.op import QLINEAR, forced
 from lowbit.nn.linear import Route
 from lowbit.nn.packed import PackedWeight
 
 #: elements of patches that are laid out at a time
 ROOM = 1 << 22
 
+#: places an output up to which the packed weight is multiplied: laying out their patches takes longer than decoding the weight beyond
+FEW_PLACES = 1
+
 
 class Convolution(nn.Module):
     """A 1-, 2- or 3-d convolution on packed weights: everything but the weight comes from the torch layer it replaces.
 
-    Where a kernel reads the weight, patches become rows that it multiplies, group by group. Arithmetic is float32, the result is
-    rounded once to the dtype of x.
+    Where a kernel reads the weight and there are few places, their patches become rows that it multiplies, group by group; with more
+    places the weight is decoded in each call, which is little of the work then, and torch multiplies. Arithmetic is float32, the result
+    is rounded once to the dtype of x.
 
     Args:
         weight: (out, in / groups * kernel elements), packed.
@@ -51,7 +56,14 @@ class Convolution(nn.Module):
         layouts, x = self.layouts(), torch.zeros(1, math.prod(self.kernel[1:]))
         with torch.no_grad():
             kernel, refusals = QLINEAR.plan(x, layouts if isinstance(layouts, str) else layouts[0], self.bias)
-        return Route("torch" if kernel is None else "qlinear on patches", "; ".join(f"qlinear: {r}" for r in refusals.values()))
+        if kernel is None:
+            return Route("torch", "; ".join(f"qlinear: {r}" for r in refusals.values()))
+        return Route("qlinear on patches", f"torch on the weight decoded anew with more than {self.most_places} places")
+
+    @property
+    def most_places(self) -> int:
+        """So many places of all samples together are multiplied with the packed weight."""
+        return FEW_PLACES * self.weight.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, in, *space) to (batch, out, *space), with or without the batch."""
@@ -60,10 +72,12 @@ class Convolution(nn.Module):
         numbers, bias, layouts = x.float(), None if self.bias is None else self.bias.float(), self.layouts()
         kernel = QLINEAR.kernel(numbers, layouts if isinstance(layouts, str) else layouts[0], bias)
         if kernel is None or isinstance(layouts, str):
-            W = self.weight.dense().reshape(self.kernel)
-            return self.layer._conv_forward(numbers, W, bias).to(x.dtype)  # type: ignore[arg-type]
+            return self.layer._conv_forward(numbers, self.weight.dense().reshape(self.kernel), bias).to(x.dtype)  # type: ignore[arg-type]
         patches = self._patches(numbers)
         batch, *places = patches.shape[: x.ndim - 1]
+        if batch * math.prod(places) > self.most_places and forced() is None:
+            W = gather.run(torch.arange(self.weight.shape[0]), self.weight.layout())  # type: ignore[arg-type]
+            return self.layer._conv_forward(numbers, W.reshape(self.kernel), bias).to(x.dtype)  # type: ignore[arg-type]
         y = torch.empty(batch, self.weight.shape[0], *places)
         biases = [None] * len(layouts) if bias is None else bias.chunk(len(layouts))
         for samples, first in _pieces(batch, places[0], patches[:1, :1].numel()):
