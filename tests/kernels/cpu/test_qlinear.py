@@ -61,11 +61,8 @@ def bound(x: Tensor, w: LinearSpec) -> Tensor:
     A product t x takes part in at most ``group`` additions of its group, one rounded multiplication by the scale (itself rounded once where
     it has two levels), ``groups`` additions of groups, as many of offsets, the rounding of the product and of the bias: each multiplies
     by 1 + d, |d| <= U. With n such factors the error is at most n U / (1 - n U) times the sum of magnitudes (Higham 2002, lemma 3.1).
-    With many rows the number is scaled (and moved) first, takes part in the additions of a block of at most 256 columns as they are
-    stored, and blocks of 64 or more columns are added one after another.
     """
-    columns = w.groups * -(-w.group // 32) * 32
-    n = max(w.group + 2 * w.groups, 256 + columns // 64) + 8
+    n = w.group + 2 * w.groups + 8
     gamma = n * U / (1 - n * U)
     magnitudes = x.double().abs() @ (w.table.double()[w.codes.long()] * w.spread(w.scales.double())).abs().T
     if w.offset is not None:
@@ -257,6 +254,16 @@ def test_torch_multiplies_as_before_after_a_kernel(cpu: Any, threads: Callable[[
                 first = qlinear.run(a, packed)
                 assert torch.equal(torch.nn.functional.linear(a, b), want)
                 assert torch.equal(qlinear.run(a, packed), first)
+
+
+@pytest.mark.parametrize("bits, group, columns", [(4, 32, 600), (8, 600, 600), (3, 40, 200), (2, 24, 300), (5, 7, 50)])
+def test_a_row_has_the_same_bits_however_many_there_are(bits: int, group: int, columns: int, cpu: Any) -> None:
+    w = spec(150, columns, bits, group, offset=group != 40)
+    packed, x = prepare(w), torch.randn(70, columns)
+    for target in cpu.targets():
+        assert cpu.use_target(target)
+        assert cpu.many_rows(packed.handle, 70, 0) and not cpu.many_rows(packed.handle, 5, 0)
+        assert torch.equal(qlinear.run(x, packed)[3:8], qlinear.run(x[3:8], packed))
 
 
 def test_more_rows_than_are_prepared_together(cpu: Any) -> None:
