@@ -27,7 +27,7 @@ template <class Decoder>
 LB_INLINE void decode_pairs(const PackedLinear& w, const Decoder& decoder, const PanelScales& scales, size_t tile, size_t first, size_t last,
                             uint32_t* panel) {
   F low = {};
-  decode_run(w, decoder, scales, tile, first, last, [&](size_t column, int i, int row, F numbers) {
+  decode_run<true>(w, decoder, scales, tile, first, last, [&](size_t column, int i, int row, F numbers) {
     if (i & 1)
       store(panel + (column + i) / 2 * PANEL + row, pair_of(low, numbers));
     else

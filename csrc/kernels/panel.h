@@ -110,8 +110,8 @@ static void with_decoder(const PackedLinear& w, const Function& f) {
   }
 }
 
-// A run of units as numbers, scaled: put(column, i, row of the panel, LANES numbers) for column + i counted from the start of the run.
-template <class Decoder, class Put>
+// A run of units as numbers: put(column, i, row of the panel, LANES numbers) for column + i counted from the start of the run.
+template <bool SCALED, class Decoder, class Put>
 LB_INLINE void decode_run(const PackedLinear& w, const Decoder& from, const PanelScales& s, size_t tile, size_t first, size_t last, const Put& put) {
   constexpr int WORDS = Decoder::WORDS, CODES = Decoder::CODES;
   const Decoder decoder = from;  // no pointer leads here, so it stays in registers
@@ -124,17 +124,14 @@ LB_INLINE void decode_run(const PackedLinear& w, const Decoder& from, const Pane
         scale[v] = load(s.scales(g) + t * TILE_ROWS + v * LANES);
         offset[v] = w.offset.data ? load(s.offsets(g) + t * TILE_ROWS + v * LANES) : F{};
       }
-      const bool moved = w.offset.data;
       for (; u < end; u++, codes += WORDS * TILE_ROWS, column += CODES)
         for (int v = 0; v < VECTORS; v++) {
           U words[WORDS];
           for (int k = 0; k < WORDS; k++) words[k] = load(codes + k * TILE_ROWS + v * LANES);
-          if (moved) {
 #pragma GCC unroll 32
-            for (int i = 0; i < CODES; i++) put(column, i, t * (int)TILE_ROWS + v * LANES, decoder.at(words, i) * scale[v] + offset[v]);
-          } else {
-#pragma GCC unroll 32
-            for (int i = 0; i < CODES; i++) put(column, i, t * (int)TILE_ROWS + v * LANES, decoder.at(words, i) * scale[v]);
+          for (int i = 0; i < CODES; i++) {
+            const F number = decoder.at(words, i);
+            put(column, i, t * (int)TILE_ROWS + v * LANES, SCALED ? number * scale[v] + offset[v] : number);
           }
         }
     });

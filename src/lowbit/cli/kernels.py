@@ -16,7 +16,6 @@ from torch import nn
 
 from lowbit.checkpoint.reading import open_model
 from lowbit.cli.doctor import cpu_target
-from lowbit.kernels.cpu.linear_layout import PackedLinear
 from lowbit.kernels.cpu.qlinear import many_rows
 from lowbit.kernels.op import GATHER
 from lowbit.nn.convolution import Convolution
@@ -51,9 +50,9 @@ def route(module: nn.Module) -> Route:
 def layer(name: str, module: nn.Module) -> Layer:
     assert isinstance(module, Linear | Embedding | Convolution)
     specs = " + ".join(t.get("spec", t["kind"]) for t in module.weight.describe())
-    kernel, layout = route(module), module.weight.layout()
-    known = isinstance(layout, PackedLinear) and kernel.kernel in ("qlinear", "qlinear_int8")
-    many = many_rows(layout, integer=kernel.kernel == "qlinear_int8") if known else ""
+    kernel, layout, many = route(module), module.weight.layout(), ""
+    if not isinstance(layout, str) and kernel.kernel in ("qlinear", "qlinear_int8"):
+        many = many_rows(layout, integer=kernel.kernel == "qlinear_int8")
     return Layer(name, tuple(module.weight.shape), specs, kernel, many)
 
 

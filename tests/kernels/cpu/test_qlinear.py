@@ -14,47 +14,12 @@ from torch import Tensor
 
 from lowbit.errors import ShapeError
 from lowbit.kernels.cpu import qlinear
-from lowbit.kernels.cpu.linear_layout import BYTE, PackedLinear, parts_of, prepare, unprepare
+from lowbit.kernels.cpu.linear_layout import PackedLinear, prepare, unprepare
 from lowbit.kernels.linear_spec import LinearSpec
 from lowbit.kernels.reference.qlinear_int8 import unit_of
+from lowbit.testing.linears import random_linear
 
 U = 2.0**-24  # unit roundoff of float32
-
-
-def spec(
-    rows: int, columns: int, bits: int, group: int, seed: int = 0, kind: str = "table", scales: str = "float32", offset: bool = False
-) -> LinearSpec:
-    """A random weight. Scales are such that the named form, and no smaller one, is exact."""
-    g = torch.Generator().manual_seed(seed)
-    count = 1 << bits
-    match kind:
-        case "table":
-            table = torch.randn(count, generator=g)
-        case "signed":
-            table = torch.arange(count).float() - count // 2
-        case "unsigned":
-            table = torch.arange(count).float()
-        case "ternary":
-            table = torch.tensor([-1.0, 0.0, 1.0])
-        case _:
-            table = torch.arange(256).to(torch.uint8).view(torch.float8_e4m3fn).float()
-    codes = torch.randint(0, len(table), (rows, columns), generator=g).to(torch.uint8)
-    if kind == "fp8":
-        codes[codes & 127 == 127] = 3  # NaN
-    groups = -(-columns // group)
-    scale = torch.exp(torch.randn(rows, groups, generator=g)) * 0.01
-    factor = None
-    match scales:
-        case "bfloat16":
-            scale = scale.bfloat16().float()
-        case "float16":
-            scale = scale.half().float()
-        case "e8m0":
-            scale = torch.exp2(torch.randint(-20, 20, scale.shape, generator=g).float())
-        case "e4m3":
-            scale = (scale * 1e4).clamp(0, 448).to(torch.float8_e4m3fn).float()
-            factor = torch.rand(rows, generator=g) * 1e-3
-    return LinearSpec(codes, bits, table, scale, group, torch.randn(rows, groups, generator=g) * 0.02 if offset else None, factor)
 
 
 def bound(x: Tensor, w: LinearSpec) -> Tensor:
@@ -63,14 +28,11 @@ def bound(x: Tensor, w: LinearSpec) -> Tensor:
     A product t x takes part in at most ``group`` additions of its group, one rounded multiplication by the scale (itself rounded once where
     it has two levels), ``groups`` additions of groups, as many of offsets, the rounding of the product and of the bias: each multiplies
     by 1 + d, |d| <= U. With n such factors the error is at most n U / (1 - n U) times the sum of magnitudes (Higham 2002, lemma 3.1).
-    With many rows the number is scaled (and moved) first, takes part in the additions of a block of at most 256 columns as they are
-    stored, and blocks of 64 or more columns are added one after another.
 
     Where the numbers of the table are whole, few rows of x may go as digits: a number of x is then off by 2**-30 of the largest of its
     group, and the sums of the digits are added with three roundings of at most 2**-6 of that: 2**-28 in all.
     """
-    columns = w.groups * -(-w.group // 32) * 32
-    n = max(w.group + 2 * w.groups, 256 + columns // 64) + 8
+    n = w.group + 2 * w.groups + 8
     gamma = n * U / (1 - n * U)
     W = w.table.double()[w.codes.long()] * w.spread(w.scales.double())
     magnitudes = x.double().abs() @ W.abs().T
@@ -115,7 +77,7 @@ SHAPES += [(32, 270, 64), (39, 66, 700), (50, 300, 36)]  # more than one panel o
 def test_every_width_on_every_target(bits: int, cpu: Any) -> None:
     for m, rows, columns in SHAPES:
         group = min(columns, 32)
-        w = spec(rows, columns, bits, group, seed=m, offset=m % 2 == 0)
+        w = random_linear(rows, columns, bits, group, seed=m, offset=m % 2 == 0)
         packed = prepare(w)
         x, bias = torch.randn(m, columns), torch.randn(rows)
         for target in cpu.targets():
@@ -126,7 +88,7 @@ def test_every_width_on_every_target(bits: int, cpu: Any) -> None:
 
 @pytest.mark.parametrize("m", [*range(1, 18), 23, 24, 25, 33, 49])
 def test_every_number_of_rows(m: int, cpu: Any) -> None:
-    w = spec(70, 96, 4, 32, offset=True)
+    w = random_linear(70, 96, 4, 32, offset=True)
     packed = prepare(w)
     x = torch.randn(m, 96)
     for target in cpu.targets():
@@ -138,7 +100,7 @@ def test_every_number_of_rows(m: int, cpu: Any) -> None:
 @pytest.mark.parametrize("group", [1, 3, 4, 8, 16, 24, 64, 100, 200, 600])
 def test_every_group(bits: int, group: int, cpu: Any) -> None:
     columns = max(200, group)
-    w = spec(40, columns, bits, group, seed=group, offset=True)
+    w = random_linear(40, columns, bits, group, seed=group, offset=True)
     packed = prepare(w)
     for target in cpu.targets():
         assert cpu.use_target(target)
@@ -146,13 +108,11 @@ def test_every_group(bits: int, group: int, cpu: Any) -> None:
         check(torch.randn(40, columns), w, packed)
 
 
-@pytest.mark.parametrize("scales, store", [("float32", 0), ("bfloat16", 1), ("float16", 2), ("e8m0", BYTE), ("e4m3", BYTE)])
-def test_scales_take_their_smallest_form(scales: str, store: int, cpu: Any) -> None:
-    w = spec(40, 512, 4, 16, scales=scales)
+@pytest.mark.parametrize("scales", ["float32", "bfloat16", "float16", "e8m0", "e4m3"])
+def test_every_form_of_scales(scales: str, cpu: Any) -> None:
+    w = random_linear(40, 512, 4, 16, scales=scales)
     w.scale[3, 5] = 0.0
     packed = prepare(w)
-    assert packed.scale.store == store
-    assert torch.equal(packed.scale.float(40), w.scales)
     for target in cpu.targets():
         assert cpu.use_target(target)
         check(torch.randn(3, 512), w, packed)
@@ -162,7 +122,7 @@ def test_scales_take_their_smallest_form(scales: str, store: int, cpu: Any) -> N
     "kind, bits", [("signed", 8), ("unsigned", 8), ("fp8", 8), ("table", 8), ("signed", 7), ("signed", 4), ("ternary", 2)]
 )
 def test_every_way_of_decoding(kind: str, bits: int, cpu: Any) -> None:
-    w = spec(50, 300, bits, 60, kind=kind)
+    w = random_linear(50, 300, bits, 60, kind=kind)
     packed = prepare(w)
     for target in cpu.targets():
         assert cpu.use_target(target)
@@ -176,44 +136,8 @@ def test_every_way_of_decoding(kind: str, bits: int, cpu: Any) -> None:
         check(torch.randn(5, 300), w, packed)
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_codes_come_back(bits: int) -> None:
-    for kind in ("table", "signed", "unsigned", "fp8")[: 4 if bits == 8 else 3]:
-        for rows, columns, group in ((1, 1, 1), (17, 33, 5), (40, 100, 100)):
-            w = spec(rows, columns, bits, group, kind=kind, offset=True)
-            back = unprepare(prepare(w))
-            assert torch.equal(back.codes, w.codes)
-            assert torch.equal(back.scales, w.scales)
-            assert torch.equal(back.dequantize(), w.dequantize())
-
-
-@pytest.mark.parametrize("scales", ["float32", "e4m3"])
-def test_parts_of_a_weight(scales: str, cpu: Any) -> None:
-    """Each part is the product with its rows, on the memory of the whole."""
-    w = spec(96, 64, 4, 16, scales=scales, offset=True)
-    packed, x = prepare(w), torch.randn(3, 64)
-    parts = parts_of(packed, 3)
-    for i, part in enumerate(parts):
-        assert torch.equal(qlinear.run(x, part), qlinear.run(x, packed)[:, 32 * i : 32 * i + 32])
-        assert part.words.untyped_storage().data_ptr() == packed.words.untyped_storage().data_ptr()
-    assert parts_of(packed, 1) == (packed,)
-
-
-def test_layout_by_hand() -> None:
-    """Two rows of 4-bit codes: a word holds eight columns of one row, the first in its low bits; rows lie side by side."""
-    codes = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8], [15, 0, 0, 0, 0, 0, 0, 9]], dtype=torch.uint8)
-    packed = prepare(LinearSpec(codes, 4, torch.arange(16.0), torch.ones(2, 1), 8))
-    assert packed.words.shape == (1, 1, 1, 1, 16)
-    assert packed.words.flatten()[:2].tolist() == [0x87654321 - (1 << 32), 0x9000000F - (1 << 32)]
-
-
-def test_bytes_are_counted(cpu: Any) -> None:
-    packed = prepare(spec(64, 256, 4, 32, scales="e8m0"))
-    assert packed.nbytes == 64 * 128 + 64 * 8 + 64 * 4 + 1024  # codes, exponents, a factor a row, the table
-
-
 def test_bits_do_not_depend_on_threads(cpu: Any, threads: Callable[[int], Any]) -> None:
-    w = spec(700, 1024, 4, 32, offset=True)
+    w = random_linear(700, 1024, 4, 32, offset=True)
     packed = prepare(w)
     for m in (1, 5, 30, 130):
         x = torch.randn(m, 1024)
@@ -243,7 +167,7 @@ def halved(x: Tensor, w: LinearSpec) -> tuple[Tensor, Tensor]:
 )
 def test_bfloat16_with_many_rows(bits: int, group: int, columns: int, cpu: Any) -> None:
     for offset in (False, True):
-        w = spec(150, columns, bits, group, offset=offset)
+        w = random_linear(150, columns, bits, group, offset=offset)
         packed, bias = prepare(w), torch.randn(150)
         for target in cpu.targets():
             assert cpu.use_target(target)
@@ -259,7 +183,7 @@ def test_bfloat16_with_many_rows(bits: int, group: int, columns: int, cpu: Any) 
 
 
 def test_float32_is_rounded_to_bfloat16_only_where_the_caller_allows_it(cpu: Any) -> None:
-    w = spec(150, 320, 4, 32)
+    w = random_linear(150, 320, 4, 32)
     packed, x = prepare(w), torch.randn(40, 320)
     for target in cpu.targets():
         assert cpu.use_target(target)
@@ -277,7 +201,7 @@ def test_float32_is_rounded_to_bfloat16_only_where_the_caller_allows_it(cpu: Any
 
 def test_torch_multiplies_as_before_after_a_kernel(cpu: Any, threads: Callable[[int], Any]) -> None:
     """Tile registers are shared with oneDNN: a configuration that is left behind would be its own or raise an exception."""
-    packed = prepare(spec(300, 256, 4, 32))
+    packed = prepare(random_linear(300, 256, 4, 32))
     a, b = torch.randn(64, 256).bfloat16(), torch.randn(128, 256).bfloat16()
     want = torch.nn.functional.linear(a, b)
     for target in cpu.targets():
@@ -289,8 +213,18 @@ def test_torch_multiplies_as_before_after_a_kernel(cpu: Any, threads: Callable[[
                 assert torch.equal(qlinear.run(a, packed), first)
 
 
+@pytest.mark.parametrize("bits, group, columns", [(4, 32, 600), (8, 600, 600), (3, 40, 200), (2, 24, 300), (5, 7, 50)])
+def test_a_row_has_the_same_bits_however_many_there_are(bits: int, group: int, columns: int, cpu: Any) -> None:
+    w = random_linear(150, columns, bits, group, offset=group != 40)
+    packed, x = prepare(w), torch.randn(70, columns)
+    for target in cpu.targets():
+        assert cpu.use_target(target)
+        assert cpu.many_rows(packed.handle, 70, 0) and not cpu.many_rows(packed.handle, 5, 0)
+        assert torch.equal(qlinear.run(x, packed)[3:8], qlinear.run(x[3:8], packed))
+
+
 def test_more_rows_than_are_prepared_together(cpu: Any) -> None:
-    w = spec(33, 40, 4, 20, offset=True)
+    w = random_linear(33, 40, 4, 20, offset=True)
     packed, x = prepare(w), torch.randn(1100, 40)
     for target in cpu.targets():
         assert cpu.use_target(target)
@@ -299,7 +233,7 @@ def test_more_rows_than_are_prepared_together(cpu: Any) -> None:
 
 
 def test_few_rows_have_no_panels(cpu: Any) -> None:
-    packed = prepare(spec(20, 64, 4, 32, kind="signed"))
+    packed = prepare(random_linear(20, 64, 4, 32, kind="signed"))
     for target in cpu.targets():
         assert cpu.use_target(target)
         assert [cpu.many_rows(packed.handle, 1, kind) for kind in range(3)] == [""] * 3
@@ -308,7 +242,7 @@ def test_few_rows_have_no_panels(cpu: Any) -> None:
 
 
 def test_half_precision_goes_through_float32(cpu: Any) -> None:
-    w = spec(40, 96, 4, 32)
+    w = random_linear(40, 96, 4, 32)
     packed = prepare(w)
     for dtype in (torch.bfloat16, torch.float16):
         x = torch.randn(2, 3, 96).to(dtype)
@@ -326,10 +260,10 @@ def test_long_sums_of_ones_are_exact(cpu: Any) -> None:
 
 
 def test_zero_scales_and_special_inputs(cpu: Any) -> None:
-    w = spec(20, 64, 4, 32)
+    w = random_linear(20, 64, 4, 32)
     w.scale.zero_()
     assert torch.equal(qlinear.run(torch.randn(2, 64), prepare(w)), torch.zeros(2, 20))
-    w = spec(20, 40, 4, 20, kind="signed")  # columns are filled up to 48
+    w = random_linear(20, 40, 4, 20, kind="signed")  # columns are filled up to 48
     x = torch.randn(3, 40)
     x[1, 7] = torch.nan
     y = qlinear.run(x, prepare(w))
@@ -422,7 +356,7 @@ def test_whole_tables_of_any_size(unit: float, cpu: Any) -> None:
 
 
 def test_copies_have_their_own_addresses(cpu: Any) -> None:
-    packed = prepare(spec(20, 64, 4, 32))
+    packed = prepare(random_linear(20, 64, 4, 32))
     x = torch.randn(2, 64)
     want = qlinear.run(x, packed)
     other = copy.deepcopy(packed)
@@ -443,7 +377,7 @@ def test_copies_have_their_own_addresses(cpu: Any) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
-    w = spec(20, 64, 4, 32)
+    w = random_linear(20, 64, 4, 32)
     w.codes[0, 0] = 15
     fields = {name: getattr(w, name) for name in ("codes", "bits", "table", "scale", "group")} | change
     with pytest.raises(ShapeError, match=message):
@@ -451,7 +385,7 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> N
 
 
 def test_calls_that_do_not_fit_are_refused(cpu: Any) -> None:
-    w = spec(20, 64, 4, 32)
+    w = random_linear(20, 64, 4, 32)
     packed = prepare(w)
     with pytest.raises(ShapeError, match="64 columns"):
         qlinear.run(torch.zeros(2, 63), packed)
@@ -472,7 +406,7 @@ def fuzz(count: int, cpu: Any, threads: Callable[[int], Any]) -> None:
         kind = draw.choice(["table", "signed", "unsigned"] + ["fp8"] * (bits == 8) + ["ternary"] * (bits == 2))
         columns, rows, m = draw.randint(1, 300), draw.randint(1, 70), draw.choice([1, 1, 2, 3, 4, 7, 16, 17, 24, 40, 75])
         group = draw.choice([columns, min(columns, draw.choice([1, 2, 4, 8, 16, 32, 64, 128])), draw.randint(1, columns)])
-        w = spec(
+        w = random_linear(
             rows, columns, bits, group, seed, kind, draw.choice(["float32", "bfloat16", "float16", "e8m0", "e4m3"]), draw.random() < 0.4
         )
         packed = prepare(w)

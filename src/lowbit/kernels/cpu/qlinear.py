@@ -30,9 +30,9 @@ def refuses(x: Tensor, weight: PackedLinear | LinearSpec | str, bias: Tensor | N
 def run(x: Tensor, weight: PackedLinear, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """Float32 sums whose order depends on the shapes only, not on the number of threads.
 
-    Sixteen rows of x or more are multiplied as float32, W[r, c] being the rounded product of number and scale. Where x is bfloat16, or
-    ``torch.set_float32_matmul_precision("medium")`` allows it for float32, and the CPU multiplies bfloat16 (AVX512-BF16, AMX), x and W are
-    rounded to bfloat16 once: then a product is off by up to 2**-8 of its magnitude, sums still are float32.
+    Nine rows or more of bfloat16, or of float32 after ``torch.set_float32_matmul_precision("medium")``, are multiplied as bfloat16 where
+    the CPU does that quickly (AMX, AVX512-BF16): x and W are rounded to bfloat16 once, so a product is off by up to 2**-8 of its
+    magnitude; sums still are float32.
 
     Shapes:
         x       (..., in)
