@@ -223,7 +223,7 @@ def missing(rows: list[list[str]]) -> str:
         "**rex.** All ten of the record's figures are above ours, by 1 to 4 %, and it gives two figures for one case (0.0183 and 0.0185). "
         "All are proportional to the squared maxima of the rows, so in one sample they are high or low together:\n\n"
         f"{rex_samples()}\n\n"
-        "The definition gives the record's figures on samples of some ten rows, not on large ones: the record's sample was small. "
+        "The definition gives the record's figures on some samples of 64 or 256 rows, on none of 1,024: its sample was small. "
         "Its order of the methods and the error bound hold (tests/solvers/test_rex.py).\n\n"
         "**fp8-exponent.** The record takes Student-t on quantiles because random samples are of no use there, and does not say so of its "
         "Gaussian figures. The best range of a format of many bits depends on the largest few numbers:\n\n"

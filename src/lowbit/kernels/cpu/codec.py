@@ -77,7 +77,8 @@ def _fill_tables(c: Any, numbers: Numbers) -> None:
         c.set_rank_upper((_bits(values) >> 16).astype(np.uint16).tobytes())
         if (_bits(values) & 0xFFFF).any():
             c.set_rank_lower((_bits(values) & 0xFFFF).astype(np.uint16).tobytes())
-    c.set_rank_number(line.astype(np.float32).tobytes())
+    with np.errstate(over="ignore"):  # what follows the largest number may not be one of float32
+        c.set_rank_number(line.astype(np.float32).tobytes())
     c.last_rank = len(line) - 1
     cuts = numbers.cuts.numpy()
     c.zero_rank = int((cuts <= 0).sum())
