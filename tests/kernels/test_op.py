@@ -31,9 +31,9 @@ def test_the_plan_names_the_kernel_and_every_refusal() -> None:
     assert kernel is not None
     assert kernel.__name__ == "lowbit.kernels.cpu.fake_quantize"
     assert refusals == {}
-    kernel, refusals = FAKE_QUANTIZE.plan(torch.zeros(4, 32), lowered("int4 g32 mse"))
+    kernel, refusals = FAKE_QUANTIZE.plan(torch.zeros(4, 32), lowered("int4 g32 percentile"))
     assert kernel is None
-    assert "mse" in refusals["cpu"]
+    assert "percentile" in refusals["cpu"]
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_the_plan_names_the_kernel_and_every_refusal() -> None:
         (torch.zeros(4, 32, requires_grad=True), "mxfp4", "gradient"),
         (torch.zeros(4, 4, 4), "int4 2x2x2", "rows and columns"),
         (torch.zeros(4, 32), "int4 g32 hqq", "hqq"),
-        (torch.zeros(4, 32), "nf4", "mean"),
-        (torch.zeros(4, 64), "bitmod4", "alternative"),
+        (torch.zeros(4, 32), "int4 g32 center=g32", "mean"),
+        (torch.zeros(4, 64), "int4 2x2 mse", "within a row"),
     ],
 )
 def test_a_backend_that_is_named_does_not_fall_back(x: torch.Tensor, spec: str, reason: str) -> None:
