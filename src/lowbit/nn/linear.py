@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,10 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (*, in) to (*, out)."""
-        y, bias, layout = x.float(), None if self.bias is None else self.bias.float(), self.weight.layout()
+        bias, layout = None if self.bias is None else self.bias.float(), self.weight.layout()
+        if x.dtype == torch.bfloat16 and self.activations is None and (kernel := QLINEAR.kernel(x, layout, bias)) is not None:
+            return cast(Tensor, kernel.run(x, layout, bias))
+        y = x.float()
         kernel = QLINEAR_INT8.kernel(y, layout, bias) if self.activations is not None and self.integer else None
         if kernel is None:
             y = y if self.activations is None else self.activations.quantize(y).dequantize()
