@@ -19,7 +19,7 @@ FAULTS = (
     (
         "codes that lie in two words lose their upper bits", "kernels/cpu/linear_layout.py",
         "            code = code | words[:, :, :, word + 1] << (32 - shift)\n", "            code = code | 0\n",
-        ("kernels/cpu/test_qlinear.py::test_codes_come_back",),
+        ("kernels/cpu/test_linear_layout.py::test_codes_come_back",),
     ),
     (
         "integers without their zero point", "kernels/cpu/linear_layout.py",
@@ -29,12 +29,12 @@ FAULTS = (
     (
         "exponents of scales off by one", "kernels/cpu/linear_layout.py",
         "    power = 2.0 ** (least - 1)\n", "    power = 2.0**least\n",
-        ("kernels/cpu/test_qlinear.py::test_scales_take_their_smallest_form",),
+        ("kernels/cpu/test_linear_layout.py::test_scales_take_their_smallest_form",),
     ),
     (
         "every group of a convolution has the scales of the first", "kernels/cpu/linear_layout.py",
         "data=block.data[i * tiles : (i + 1) * tiles]", "data=block.data[:tiles]",
-        ("kernels/cpu/test_qlinear.py::test_parts_of_a_weight",),
+        ("kernels/cpu/test_linear_layout.py::test_parts_of_a_weight",),
     ),
     (
         "groups longer than sums of 32 bits hold are not refused", "kernels/reference/qlinear_int8.py",
