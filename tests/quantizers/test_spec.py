@@ -156,6 +156,7 @@ def caret(spec):
     [
         ("", "an empty spec; try 'nvfp4' or 'int4 g64'", None),
         ("nvfp5", "no quantizer or format is called 'nvfp5'; did you mean 'nvfp4'?", 0),
+        ("int4:g64", "no quantizer or format is called 'int4:g64'; words stand apart: 'int4 g64'", 0),
         ("qwertz", "no quantizer or format is called 'qwertz'; `lowbit list` prints every name", 0),
         ("int4, g64", "no comma in a spec; words are separated by spaces", 4),
         ("int4 g64 absmx", "'absmx' is no block, scale rule or key=value; did you mean 'absmax'?", 9),

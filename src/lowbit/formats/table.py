@@ -62,6 +62,7 @@ class Line:
 
     @classmethod
     def of(cls, values: tuple[float, ...], odd: tuple[bool, ...], reserved: frozenset[int]) -> Line:
+        """Sort the numbers of a table, one a code; of equal numbers the first code counts, ``reserved`` codes not at all."""
         finite: dict[float, int] = {}
         nans: dict[bool, list[int]] = {False: [], True: []}
         others: dict[str, int] = {}

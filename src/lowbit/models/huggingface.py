@@ -149,6 +149,7 @@ class HuggingFace:
         return self.decode(self.extend(ids, max_new_tokens, temperature, seed)[0, ids.shape[1] :])
 
     def extend(self, ids: Tensor, count: int, temperature: float = 0.0, seed: int = 0, *, to_the_end: bool = False) -> Tensor:
+        """Tokens (1, prompt) to tokens (1, prompt + at most ``count``); greedy at temperature 0, ``to_the_end`` goes past the end token."""
         torch.manual_seed(seed)
         ids = ids.to(device_of(self.module))
         options: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}

@@ -243,6 +243,11 @@ class Decoder(nn.Module):
         return rotary(positions[0].to(x.device), self.config.head_dim, self.config.rope_theta)
 
     def forward(self, input_ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """Tokens (batch, length) to hidden states (batch, length, hidden); with a cache they follow the tokens that it holds.
+
+        Raises:
+            ShapeError: more tokens than the model has positions.
+        """
         seen, new = 0 if cache is None else cache.length, input_ids.shape[1]
         if seen + new > self.config.max_position_embeddings:
             raise ShapeError(f"{seen + new} tokens are more than the {self.config.max_position_embeddings} positions of this model")

@@ -101,7 +101,9 @@ def _head(spec: str, start: int, head: str) -> tuple[Quantizer, bool]:
         raise _error(spec, start, str(error)) from None
     if fmt is None:
         known = [*catalog.names("quantizer"), *catalog.names("format")]
-        raise _error(spec, start, f"no quantizer or format is called {head!r}{catalog.nearest(head, known)}")
+        first, *rest = re.split("[:,/_-]", head, maxsplit=1)
+        hint = f"; words stand apart: {first + ' ' + rest[0]!r}" if rest and first in known else catalog.nearest(head, known)
+        raise _error(spec, start, f"no quantizer or format is called {head!r}{hint}")
     return cast(fmt), True
 
 

@@ -57,6 +57,11 @@ class NUPES(Solver):
             raise UnsupportedError(f"nupes:steps={self.steps}:step={self.step:g}: at least one step, and a first one in (0, 1)")
 
     def solve(self, W: Tensor, quantizer: Quantizer, stats: Mapping[str, Tensor], key: Key) -> Weight:
+        """A weight (out, in) and its Gram matrix (in, in) to the codes with the least output error that the exponents tried give.
+
+        Raises:
+            UnsupportedError: the quantizer has no exponent to move.
+        """
         W, H = W.float(), stats["gram"].double()
         with one_thread():
             trials = [_trial(W, scheme, H) for scheme in _schemes(quantizer)]

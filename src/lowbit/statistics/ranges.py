@@ -130,6 +130,11 @@ class Histogram(Statistic):
         return torch.cat((counts.reshape(-1, 2).sum(1), torch.zeros(self.bins // 2, dtype=torch.float64)))
 
     def update(self, x: Tensor, *, reference: Tensor | None = None) -> None:
+        """Count the magnitudes of inputs x (..., in).
+
+        Raises:
+            NonFiniteError: x holds NaN or Inf.
+        """
         sizes = x.detach().float().abs().reshape(-1)
         largest = float(sizes.max()) if sizes.numel() else 0.0
         if not math.isfinite(largest):
