@@ -11,6 +11,7 @@ import argparse
 import gc
 import platform
 import random
+import re
 import statistics
 import time
 import warnings
@@ -78,8 +79,8 @@ def label(spec: str) -> str:
     return f"table of {spec.count(';') + 1} numbers" if spec.startswith("table") else spec
 
 
-def measure(x: Tensor, threads: int, count: int, seconds: float) -> list[list[str]]:
-    """One row a spec: the median, the minimum, and both in copies."""
+def measure(x: Tensor, threads: int, count: int, seconds: float, clock: float) -> list[list[str]]:
+    """One row a spec: the median, the minimum, both in copies, and the minimum in nanoseconds and cycles (of ``clock`` MHz) an element."""
     torch.set_num_threads(threads)
     y = torch.empty_like(x)
     quantizers = {spec: lowbit.quantizer(spec) for spec in (*LIMITS, *FURTHER)}
@@ -95,6 +96,7 @@ def measure(x: Tensor, threads: int, count: int, seconds: float) -> list[list[st
         verdict = "" if limit is None else f"{limit:.1f} {'kept' if middle / base <= limit else 'missed'}"
         nanoseconds = 1e6 * shortest / x.numel()
         times = [f"{middle:.2f}", f"{middle / base:.2f}", f"{shortest:.2f}", f"{shortest / least:.2f}", f"{nanoseconds:.3f}"]
+        times.append(f"{nanoseconds * clock / 1e3:.2f}")
         rows.append([label(spec), *times, verdict])
     return rows
 
@@ -123,6 +125,12 @@ def measure_peers(x: Tensor, threads: int, seconds: float) -> list[list[str]]:
     return rows
 
 
+def megahertz(cpuinfo: str) -> float:
+    """The clock that the system states, NaN where it states none."""
+    found = re.search(r"^cpu MHz\s*:\s*([0-9.]+)", cpuinfo, re.MULTILINE)
+    return float(found[1]) if found else float("nan")
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -141,12 +149,14 @@ def main() -> None:
     torch.set_grad_enabled(False)
     torch.manual_seed(0)
     x = torch.randn(4096, 4096)
-    facts, target = cpu(Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""), cpu_target()
-    head = ["spec", "median ms", "copies", "least ms", "copies", "ns an element", "limit"]
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    facts, target, clock = cpu(cpuinfo), cpu_target(), megahertz(cpuinfo)
+    head = ["spec", "median ms", "copies", "least ms", "copies", "ns an element", "cycles an element", "limit"]
     parts = [
         "# Emulation against a copy",
         f"{facts['model']}, {facts['cores_allowed']} cores, Python {platform.python_version()}, torch {torch.__version__}, "
-        f"kernels {target['target'] if target else 'reference'}; 4096 x 4096 elements, `out=` given, interleaved rounds of one process. "
+        f"kernels {target['target'] if target else 'reference'}; 4096 x 4096 elements, `out=` given, interleaved rounds of one process; "
+        f"cycles of the stated {clock:.0f} MHz, of wall-clock time whatever the number of threads. "
         "Written by `python benchmarks/emulation.py`. The limits are in copies, for float32 and 2 threads: "
         "twice, three and four times where memory is busy, "
         "half as much again where the copy takes under 3 ms. Other work on the machine meets the copy and the rest alike, but not every "
@@ -156,7 +166,7 @@ def main() -> None:
         for threads in counts if arguments.part != "peers" else ():
             seconds, count = (5.0, 7) if arguments.quick else (arguments.seconds, arguments.rounds)
             wall, used = time.perf_counter(), time.process_time()
-            text = table(head, measure(data, threads, count, seconds))
+            text = table(head, measure(data, threads, count, seconds, clock))
             got = (time.process_time() - used) / (time.perf_counter() - wall)
             shared = f"The process got {got:.2f} of {threads} cores; the rest was taken by other work on the machine."
             parts += [f"## {name} in and out, {threads} thread{'s' * (threads > 1)}", shared, text]

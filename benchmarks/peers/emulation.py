@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from peers.conformance import of_compressed_tensors
+
 Way = Callable[[Tensor], Tensor]
 
 
@@ -147,6 +149,13 @@ def torchao() -> dict[str, dict[str, Way]]:
     }
 
 
+def compressed_tensors() -> dict[str, dict[str, Way]]:
+    """The float and group schemes whose values benchmarks/conformance.py compares."""
+    return {
+        {"int4": "int4 g128", "int4 asym": "int4 g128 asym"}.get(spec, spec): dict(ways) for spec, ways in of_compressed_tensors().items()
+    }
+
+
 def microxcaling(x: Tensor, exponent_bits: int, mantissa: int, largest: float, block: int | None) -> Tensor:
     """The method of microxcaling, written from its definition: exponents by floor(log2), magnitudes shifted and rounded half away."""
     scale = torch.zeros(())
@@ -188,7 +197,7 @@ def others() -> dict[str, dict[str, Way]]:
 def by_spec() -> dict[str, dict[str, Way]]:
     """Spec string -> name of a peer -> its function."""
     found: dict[str, dict[str, Way]] = {}
-    for family in (casts(), gfloat(), torchao(), others()):
+    for family in (casts(), gfloat(), torchao(), compressed_tensors(), others()):
         for spec, ways in family.items():
             found.setdefault(spec, {}).update(ways)
     for spec, way in plain().items():
