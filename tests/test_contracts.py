@@ -18,6 +18,7 @@ from lowbit.testing.formats import check_format, probes, same_bits
 from lowbit.testing.quantizers import check_quantizer, check_saving
 from lowbit.testing.roundings import check_rounding
 from lowbit.testing.scalings import check_scaling
+from lowbit.testing.transforms import check_transform
 
 
 def members(kind):
@@ -102,3 +103,9 @@ def test_a_second_quantization_changes_nothing(entry):
     x = torch.randn(8, 256, generator=torch.Generator().manual_seed(0))
     once = entry.thing.quantize(x).dequantize()
     assert torch.equal(entry.thing.quantize(once).dequantize(), once)
+
+
+@pytest.mark.parametrize("entry", members("transform"))
+def test_transforms(entry):
+    """The function stays, fitting is repeatable, changes can be undone and stored; see ``lowbit.testing.transforms``."""
+    check_transform(entry.thing())

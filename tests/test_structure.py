@@ -23,7 +23,7 @@ FLOORS = {
         (
             "errors",
             "catalog progress sizes threads",
-            "blocks packing philox rounding",
+            "blocks method packing philox rounding",
             "formats radix statistics",
             "kernels",
             "scaling",

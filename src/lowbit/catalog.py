@@ -32,6 +32,7 @@ FAMILIES = {
     "quantizer": "lowbit.quantizers",
     "storage": "lowbit.quantizers",  # functions that make or rearrange codes and weights of several terms
     "solver": "lowbit.solvers",
+    "transform": "lowbit.transforms",
     "claim": "lowbit.claims",
 }
 

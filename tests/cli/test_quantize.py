@@ -186,7 +186,7 @@ BAD = {
     "a window beyond the context": (["--window", "512"], "a window of 512 tokens is longer than the context of .*; take at most 128"),
     "too few tokens": (["--max-tokens", "1"], "at most 1 tokens a text scores nothing; take 2 or more"),
     "a shard size": (["--shard-size", "big"], "'big' is no size above 0; write 500MB or 2GB"),
-    "a solver that needs data": (["--solver", "gptq"], "the solver gptq needs calibration data: name a text"),
+    "a solver that needs data": (["--solver", "gptq"], "the method gptq needs calibration data: name a text"),
 }
 
 

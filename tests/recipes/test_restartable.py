@@ -36,7 +36,7 @@ def run(llama_folder):
         path = str(llama_folder(**SHAPES | {"tied": tied}))
         model = Streamed.open(path) if streamed else lowbit.open_model(path)
         made = plan(model.module, weights, solver, ignore=ignore)
-        source = calibration_source(model, [made.solver], [WORDS], 4, 32)
+        source = calibration_source(model, [made], [WORDS], 4, 32)
         with unfinished(folder):
             return quantize_restartably(model, made, folder, source, seed=seed, **options)[0]
 
@@ -200,7 +200,7 @@ def test_a_quantized_table_leaves_a_tied_head_its_numbers_when_streamed(tmp_path
     logits = []
     for name, model in (("memory", lowbit.open_model(path)), ("streamed", Streamed.open(path))):
         made = plan(model.module, "int4 g32", only=["Embedding"])
-        quantize_restartably(model, made, tmp_path / name, calibration_source(model, [made.solver], [], 1, 2))
+        quantize_restartably(model, made, tmp_path / name, calibration_source(model, [made], [], 1, 2))
         again = lowbit.load(tmp_path / name)
         logits.append(again.logits(again.encode("def f(x):")[None]))
     assert torch.equal(logits[0], logits[1])
@@ -219,7 +219,7 @@ def test_weights_that_have_changed_since_are_not_taken_for_the_same(llama_folder
         with torch.no_grad():
             model.module.get_parameter(tensor).mul_(1.5 if change else 1.0)
         made = plan(model.module, "int4 g32", solver)
-        source = calibration_source(model, [made.solver], [WORDS], 4, 32)
+        source = calibration_source(model, [made], [WORDS], 4, 32)
         return quantize_restartably(model, made, folder, source, progress=progress)[0]
 
     whole = run(tmp_path / "whole", True)
@@ -278,7 +278,7 @@ from lowbit.recipes.restartable import quantize_restartably
 torch.set_num_threads(1)
 model = Builtin.load()
 made = plan(model.module, "int4 g64", "gptq")
-source = calibration_source(model, [made.solver], [load_text("builtin")], 4, 64)
+source = calibration_source(model, [made], [load_text("builtin")], 4, 64)
 print(quantize_restartably(model, made, Path(sys.argv[1]), source)[0].digest)
 """
 

@@ -61,6 +61,7 @@ class Manifest:
         recipe: how it was quantized, for people and for ``inspect``.
         layers: packed layers: module class, shape, terms, activations spec.
         tensors: every stored tensor.
+        changes: module -> the changes of basis that are computed in front of it or after it, see ``nn.change.describe``.
         tied: name -> name of the tensor that holds its values.
         files: digests of the files of ``FIXED`` that were written.
         versions: lowbit, torch, python.
@@ -76,6 +77,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     measured: dict[str, Any] = field(default_factory=dict)
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def text(self) -> str:
         """The JSON text."""
@@ -148,6 +150,10 @@ def _check(manifest: Manifest) -> None:
         words += [] if facts.get("activations") is None else [facts["activations"]]
         if not terms or not all(isinstance(w, str) for w in words) or not all(isinstance(n, int) and n >= 0 for n in facts["shape"]):
             raise ValueError(f"the layer {name!r} is described by {facts}")
+    for name, facts in manifest.changes.items():
+        shapes = facts["parts"].values()
+        if not all(isinstance(k, str) for k in facts["kinds"]) or not all(isinstance(n, int) and n >= 0 for s in shapes for n in s):
+            raise ValueError(f"the changes of {name!r} are described by {facts}")
     for each in (manifest.recipe, manifest.tied, manifest.files, manifest.versions, manifest.measured):
         if not isinstance(each, dict):
             raise TypeError(f"{each!r} is no table")

@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from lowbit.checkpoint.layout import DTYPES, MANIFEST, Manifest, digest, file_digests, read_manifest, shard_name
 from lowbit.errors import CheckpointError, LowbitError, ModelError
 from lowbit.models.builtin import Builtin
 from lowbit.models.huggingface import HuggingFace
 from lowbit.models.opening import check_device, open_original
+from lowbit.nn.change import CHILD, described
+from lowbit.nn.convolution import Convolution
+from lowbit.nn.linear import Linear
 from lowbit.nn.packed import PackedWeight, keep_dense
 from lowbit.nn.replace import KINDS, packed_module, put
 from lowbit.quantizers.spec import quantizer as parse
@@ -113,6 +117,7 @@ def load(folder: str | Path, device: str = "cpu", *, verify: bool = True, keep: 
         if not isinstance(modules.get(name), KINDS):
             raise CheckpointError(f"the checkpoint packs a layer {name!r} that the model does not have")
         put(model.module, name, _layer(name, facts, modules[name], tensors, held))
+    _change(model.module, tensors, manifest)
     _fill(model.module, tensors, manifest)
     model.tie()
     keep_dense(model.module, keep)
@@ -155,6 +160,22 @@ def _layer(name: str, facts: Mapping[str, Any], layer: nn.Module, tensors: Tenso
     if type(packed).__name__ != facts["module"]:
         raise CheckpointError(f"layer {name}: packed as a {facts['module']}, the model has a {type(layer).__name__} there")
     return packed
+
+
+def _change(module: nn.Module, tensors: Tensors, manifest: Manifest) -> None:
+    """What transforms have left in the model: changes of basis, and biases that it has not by itself."""
+    modules = dict(module.named_modules())
+    for name, facts in manifest.changes.items():
+        if name not in modules:
+            raise CheckpointError(f"the checkpoint changes the basis of {name!r}, which the model does not have")
+        described(modules[name], facts, tensors.starting(f"{name}.{CHILD}."))
+    for name, entry in manifest.tensors.items():
+        layer = modules.get(name.removesuffix(".bias"))
+        if name.endswith(".bias") and isinstance(layer, nn.Linear | Linear | Convolution | _ConvNd) and layer.bias is None:
+            outputs = layer.weight.shape[0]
+            if entry.shape != (outputs,):
+                raise CheckpointError(f"{name!r} is {entry.shape}, the layer has {outputs} outputs")
+            layer.bias = nn.Parameter(torch.empty(outputs, device="meta"), requires_grad=False)
 
 
 def _fill(module: nn.Module, tensors: Tensors, manifest: Manifest) -> None:

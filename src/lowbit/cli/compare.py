@@ -24,6 +24,7 @@ from lowbit.quantizers.spec import quantizer
 from lowbit.quantizers.spec import text as quantizer_text
 from lowbit.recipes.plan import plan
 from lowbit.solvers.solver import solver
+from lowbit.transforms.transform import transform
 
 WEIGHTS = (
     "int8,fp8,mxint8,mxfp8,mxfp6,int6 g64,int4 g32,int4 g64,int4 g128,int4 g64 mse,int4 g64 asym,"
@@ -47,6 +48,9 @@ def run(
     model: Annotated[str, typer.Argument(help="builtin, a Hugging Face folder or id, a .gguf file, or a checkpoint folder")] = "builtin",
     weights: Annotated[str | None, typer.Option(help="spec strings, separated by commas; a long list of those that fit by default")] = None,
     solvers: Annotated[str, typer.Option(help="solvers, separated by commas")] = "rtn",
+    transforms: Annotated[
+        str, typer.Option(help="changes of basis, separated by commas, several in a row joined by +: none,smoothquant+hadamard:size=64")
+    ] = "none",
     activations: Annotated[str | None, typer.Option(help="a spec string for the layers' inputs")] = None,
     text: Annotated[list[str] | None, typer.Option(help="a text file, builtin, pydoc, wikitext2; may be given several times")] = None,
     only: Annotated[
@@ -76,6 +80,7 @@ def run(
             check_file(file)
     chosen = [quantizer(w) for w in split(WEIGHTS if weights is None else weights, "weights")]
     methods = [solver(s) for s in split(solvers, "solvers")]
+    chains = [[transform(t.strip()) for t in chain.split("+") if t.strip() != "none"] for chain in split(transforms, "transforms")]
     patterns: dict[str, Any] = {"only": only or ONLY, "ignore": IGNORE if ignore is None else ignore}
     texts = [load_text(t) for t in text or ()]
     opened = open_model(model, device, dtype)
@@ -84,8 +89,9 @@ def run(
         chosen, notes = fitting(opened.module, chosen, patterns)
     with bars() as progress:
         found = compare(
-            opened, chosen, methods, texts, activations=activations, window=window, stride=stride, max_tokens=max_tokens, seed=seed,
-            calibration=calibrate or (), sequences=sequences, length=length, progress=progress, **patterns,
+            opened, chosen, methods, texts, transforms=chains, activations=activations, window=window, stride=stride,
+            max_tokens=max_tokens, seed=seed, calibration=calibrate or (), sequences=sequences, length=length, progress=progress,
+            **patterns,
         )  # fmt: skip
     console = Console()
     if not console.is_terminal:

@@ -30,7 +30,6 @@ from lowbit.recipes.memory import give_back_freed, room
 from lowbit.recipes.plan import Plan, check_finite, plan
 from lowbit.recipes.restartable import check_enterable, quantize_restartably, unfinished
 from lowbit.sizes import size
-from lowbit.solvers.solver import solver as parse_solver
 
 
 def run(
@@ -40,6 +39,12 @@ def run(
         str, typer.Option(help="which codes a weight gets: rtn, gptq, gptq:order=act; `lowbit list solver` prints all")
     ] = "rtn",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="folder for the checkpoint; must be empty or not there")] = None,
+    transform: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="a change of basis before quantization: smoothquant, quarot, hadamard:size=64; repeatable, applied in this order"
+        ),
+    ] = None,
     activations: Annotated[str | None, typer.Option(help="a spec string for the layers' inputs")] = None,
     only: Annotated[
         list[str] | None,
@@ -83,10 +88,9 @@ def run(
         check_enterable(output)
     texts = [load_text(t) for t in text or ()]
     special = _overrides(override)
-    method = parse_solver(solver)
     opened = open_model(model, device, dtype) if limit is None else Streamed.open(model, named_dtype(dtype or "float32"))
-    made = plan(opened.module, weights, method, activations=activations, override=special, **patterns)
-    source = calibration_source(opened, [method], calibrate or (), sequences, length)
+    made = plan(opened.module, weights, solver, transforms=transform or (), activations=activations, override=special, **patterns)
+    source = calibration_source(opened, [made], calibrate or (), sequences, length)
     space = room(opened.module, made, len(source.samples), length, shard_bytes, limit)
     if limit is None:
         check_finite(made.layers)

@@ -20,8 +20,10 @@ from lowbit.quantizers.quantizer import Quantizer
 from lowbit.recipes.calibrate import calibrate, merged
 from lowbit.recipes.calibration_data import calibration_source
 from lowbit.recipes.plan import Plan, check_finite, plan
+from lowbit.recipes.transforming import Edits
 from lowbit.recipes.walk import Source
 from lowbit.solvers.solver import Solver
+from lowbit.transforms.transform import Transform
 
 
 def compare(
@@ -30,6 +32,7 @@ def compare(
     solvers: Sequence[str | Solver] = ("rtn",),
     texts: Sequence[Text | str] = (),
     *,
+    transforms: Sequence[Sequence[str | Transform]] = ((),),
     activations: str | Quantizer | None = None,
     only: Sequence[str] = ONLY,
     ignore: Sequence[str] = IGNORE,
@@ -51,6 +54,7 @@ def compare(
     Args:
         weights: quantizers or spec strings.
         solvers: solvers or their spec strings.
+        transforms: chains of transforms or their spec strings; the empty one leaves the basis as it is.
         texts: what is measured on, texts or their names; by default the model's usual text. The first one's figures are
             a row's main figures.
         window, stride, max_tokens: see ``evaluate``; max_tokens is for each text.
@@ -62,7 +66,12 @@ def compare(
     """
     if isinstance(weights, str) or not weights or isinstance(solvers, str) or not solvers:
         raise DataError(f"weights are {weights!r} and solvers {solvers!r}; give a list of one or more of each")
-    plans = [plan(model.module, each, solver, activations=activations, only=only, ignore=ignore) for each in weights for solver in solvers]
+    plans = [
+        plan(model.module, each, solver, transforms=chain, activations=activations, only=only, ignore=ignore)
+        for each in weights
+        for chain in transforms
+        for solver in solvers
+    ]
     for made in plans:
         made.recipe()  # what has no words is refused before any work
     check_finite(plans[0].layers)
@@ -74,7 +83,7 @@ def compare(
     start = Row.of(baseline, dtype, "", bits_per_weight=first.original_bits, nbytes=first.original_nbytes, seconds=0.0)
     rows = []
     warnings: dict[str, None] = {}
-    source = calibration_source(model, [m.solver for m in plans], calibration, sequences, length)
+    source = calibration_source(model, plans, calibration, sequences, length)
     with baseline.reference as reference:
         for i, made in enumerate(plans):
             if progress is not None:
@@ -90,8 +99,7 @@ def compare(
 
 
 def _label(made: Plan) -> str:
-    recipe = made.recipe()
-    return f"{recipe['weights']} {recipe['solver']}"
+    return f"{made.recipe()['weights']} {made.method}"
 
 
 def _row(
@@ -99,10 +107,10 @@ def _row(
     max_tokens: int | None, seed: int, progress: ProgressCallback | None, source: Source, warnings: dict[str, None],
 ) -> Row:  # fmt: skip
     recipe = made.recipe()
-    with originals_kept(model, made):
+    with originals_kept(model, made) as edits:
         started = time.perf_counter()
         packed = []
-        for done in calibrate(model.module, made, source, seed=seed, progress=progress):
+        for done in calibrate(model.module, made, source, seed=seed, progress=progress, edits=edits):
             packed += [(solved.layer, PackedWeight.of(solved.weight)) for solved in done.solved]
             warnings.update(dict.fromkeys(done.warnings))
         seconds = time.perf_counter() - started
@@ -113,18 +121,20 @@ def _row(
     held = {layer.name for layer in made.held}
     nbytes = sum(weight.nbytes for layer, weight in packed if layer.name in held)
     return Row.of(
-        found, str(recipe["weights"]), str(recipe["solver"]),
+        found, str(recipe["weights"]), made.method,
         bits_per_weight=8 * nbytes / max(1, made.elements), nbytes=nbytes + made.rest_nbytes, seconds=seconds,
     )  # fmt: skip
 
 
 @contextmanager
-def originals_kept(model: LanguageModel, made: Plan) -> Iterator[None]:
-    """The planned layers of the model are back in place afterwards with their own parameters, whatever happens inside."""
+def originals_kept(model: LanguageModel, made: Plan) -> Iterator[Edits]:
+    """The model is as it was afterwards, its planned layers with their own parameters, whatever happens inside."""
     weights = [layer.target.module.weight for layer in made.layers]
+    edits = Edits(model.module)
     try:
-        yield
+        yield edits
     finally:
         for layer, weight in zip(made.layers, weights, strict=True):
             put(model.module, layer.name, layer.target.module)
             layer.target.module.weight = weight
+        edits.undo()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.errors import SpecError, UnknownName, UnsupportedError
+from lowbit.nn.change import hand_over
 from lowbit.nn.convolution import Convolution
 from lowbit.nn.embedding import Embedding
 from lowbit.nn.experts import refusal as stacked
@@ -170,8 +171,9 @@ def dense_module(packed: Linear | Embedding | Convolution) -> nn.Module:
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Replace the module of that name, wherever the model holds it."""
+    """Replace the module of that name, wherever the model holds it; changes of basis go over to the new one."""
     old = model.get_submodule(name)
+    hand_over(old, module)
     for parent in list(model.modules()):
         for child, held in parent._modules.items():
             if held is old:

@@ -21,6 +21,7 @@ from lowbit.progress import Progress, ProgressCallback
 from lowbit.quantizers.weight import Weight
 from lowbit.recipes.plan import LayerPlan, Plan, check_finite
 from lowbit.recipes.solved import Solved, relative_error
+from lowbit.recipes.transforming import Edits, Stretch, Transforming
 from lowbit.recipes.walk import Passes, Resident, Source, Walk, always
 from lowbit.solvers.rtn import RTN
 from lowbit.statistics.statistic import Statistic
@@ -98,8 +99,11 @@ def calibrate(
     resident: Resident | None = None,
     spill: Path | None = None,
     room: int | None = None,
+    edits: Edits | None = None,
 ) -> Iterator[Finished]:
     """Solve the units of a plan in order. When a unit is yielded its layers hold their quantized numbers (dense).
+
+    Transforms come first in each block; afterwards what they have done beside the weights stays in the model, and is noted in ``edits``.
 
     Inside a block the inputs of each group of products are collected from the block as quantized so far; what follows
     sees the quantized stream. Methods that compare streams get the full-precision one beside it.
@@ -110,6 +114,7 @@ def calibrate(
         spill: keep hidden states in files in this folder instead of in memory.
         room: bytes for results inside a block that are kept while its products are replaced, which saves running it several times; by
             default half of what the system has left. The bytes of the result do not depend on it.
+        edits: of this model, to be undone by who calls.
 
     Raises:
         NonFiniteError: weights, calibration inputs or a block's outputs that are not finite; names the place.
@@ -120,7 +125,13 @@ def calibrate(
     todo = units(module, made)
     names = [u.name for u in todo if u.name]
     two = "cross" in made.solver.needs
-    walk = Walk(module, names, source, two, hold, spill) if names and made.solver.needs else None
+    if made.transforms and resident is not None:
+        raise UnsupportedError(
+            "transforms change layers beside those that are quantized, which a streamed model does not keep; leave out --memory"
+        )
+    transforming = Transforming(module, made.transforms, made.activations, seed, Edits(module) if edits is None else edits)
+    transforming.start()
+    walk = Walk(module, names, source, two, hold, spill) if names and (made.needs or made.transforms) else None
     for unit in todo:
         started = time.perf_counter()
         if progress is not None:
@@ -129,6 +140,9 @@ def calibrate(
             before = None if known is None else known(unit)
             check_finite(unit.layers)
             done = Finished(unit, [])
+            if made.transforms and (unit.name or not names):
+                stretch = _stretch(module, unit, source, walk)
+                done.warnings += transforming.apply(stretch, {_inside(unit, p.name): p for p in unit.layers})
             originals: dict[str, Tensor] = {p.name: p.target.module.weight.data for p in unit.layers} if two else {}  # type: ignore[misc]
             passes = None
             if before is not None:
@@ -151,12 +165,23 @@ def calibrate(
         progress(Progress("quantize", len(todo), len(todo)))
 
 
+def _inside(unit: Unit, layer: str) -> str:
+    """The name of a layer in its block."""
+    return layer.removeprefix(unit.name + ".") if unit.name else layer
+
+
+def _stretch(module: nn.Module, unit: Unit, source: Source, walk: Walk | None) -> Stretch:
+    def run(i: int) -> object:
+        return walk.run(unit.name, i) if walk is not None and unit.name else source.forward(source.samples[i])
+
+    return Stretch(module.get_submodule(unit.name), unit.name, run, len(source.samples))
+
+
 def _passes(
     module: nn.Module, unit: Unit, source: Source, walk: Walk | None, originals: Mapping[str, Tensor], room: int, streamed: bool = False
 ) -> Passes:
     """How the unit is run: its block on the streams, or the model on the samples for what lies outside of the blocks."""
-    prefix = unit.name + "." if unit.name else ""
-    layers = {p.name.removeprefix(prefix): p for p in unit.layers}
+    layers = {_inside(unit, p.name): p for p in unit.layers}
 
     def run(i: int, exact: bool = False) -> object:
         if walk is not None and unit.name:

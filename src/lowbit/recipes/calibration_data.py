@@ -4,31 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from lowbit.data.text import Text, load_text
 from lowbit.errors import DataError
 from lowbit.models.model import LanguageModel
+from lowbit.recipes.plan import Plan
 from lowbit.recipes.walk import Source
-from lowbit.solvers.solver import Solver
-from lowbit.solvers.solver import text as solver_text
+
+#: tokens of the one sequence that shows how a model is wired, where no data are needed
+SHORT = 64
 
 
 def calibration_source(
-    model: LanguageModel, solvers: Sequence[Solver], texts: Text | str | Sequence[Text | str], sequences: int = 32, length: int = 512
+    model: LanguageModel, plans: Sequence[Plan], texts: Text | str | Sequence[Text | str], sequences: int = 32, length: int = 512
 ) -> Source:
-    """What the solvers see of the data; empty where none of them needs any.
+    """What the methods see of the data; empty where none of them needs any, and one short sequence of the first tokens where
+    transforms need to run the model, but nothing of what it is run on.
 
     Raises:
-        DataError: a solver needs data and no text is named, or the texts are too short.
+        DataError: a method needs data and no text is named, or the texts are too short.
     """
-    if not any(s.needs for s in solvers):
-        return Source((), model.logits)
+    if not any(p.needs for p in plans):
+        wired = [torch.arange(min(SHORT, model.context))[None]] if any(p.transforms for p in plans) else []
+        return Source(wired, model.logits)
     if isinstance(texts, str | Text):
         texts = [texts]
     if not texts:
-        named = next(s for s in solvers if s.needs)
-        raise DataError(f"the solver {solver_text(named)} needs calibration data: name a text, as with --calibrate pydoc")
+        named = next(p for p in plans if p.needs)
+        raise DataError(f"the method {named.method} needs calibration data: name a text, as with --calibrate pydoc")
     read = [load_text(t) if isinstance(t, str) else t for t in texts]
     return Source(samples(model, read, sequences, length), model.logits)
 

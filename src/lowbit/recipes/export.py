@@ -12,6 +12,7 @@ from lowbit.checkpoint.layout import Manifest
 from lowbit.checkpoint.reading import Model
 from lowbit.checkpoint.writing import Writer, new_folder
 from lowbit.errors import OutputError, UnsupportedError
+from lowbit.nn.change import describe
 from lowbit.nn.convolution import Convolution
 from lowbit.nn.embedding import Embedding
 from lowbit.nn.linear import Linear
@@ -53,6 +54,7 @@ def finish(writer: Writer, model: Model, folder: Path) -> Manifest:
     for name, module in model.module.named_modules():
         if isinstance(module, Linear | Embedding | Convolution) and name not in writer.manifest.layers:
             write_packed(writer, name, module)
+    writer.manifest.changes = describe(model.module)
     packed = tuple(f"{name}." for name, m in model.module.named_modules(remove_duplicate=False) if isinstance(m, PackedWeight))
     for name, tensor in model.module.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor) and not name.startswith(packed):

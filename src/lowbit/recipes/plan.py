@@ -19,6 +19,9 @@ from lowbit.quantizers.spec import text
 from lowbit.solvers.solver import Solver
 from lowbit.solvers.solver import solver as parse_solver
 from lowbit.solvers.solver import text as solver_text
+from lowbit.transforms.transform import Transform
+from lowbit.transforms.transform import text as transform_text
+from lowbit.transforms.transform import transform as parse_transform
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Plan:
     Attributes:
         rest_nbytes: bytes of every other tensor, tied ones counted once.
         original_nbytes: bytes of the model as loaded, tied tensors counted once.
+        transforms: applied one after the other before a layer is solved.
     """
 
     layers: tuple[LayerPlan, ...]
@@ -58,13 +62,25 @@ class Plan:
     activations: Quantizer | None
     rest_nbytes: int
     original_nbytes: int
+    transforms: tuple[Transform, ...] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the statistics that the solver and the transforms read; none if the run needs no data."""
+        steps = [step for each in self.transforms for step in each.steps()]
+        return tuple(dict.fromkeys([*self.solver.needs, *(name for step in steps for name in step.needs)]))
+
+    @property
+    def method(self) -> str:
+        """The transforms and the solver in words: ``quarot + gptq``."""
+        return " + ".join([*map(transform_text, self.transforms), solver_text(self.solver)])
 
     @property
     def held(self) -> tuple[LayerPlan, ...]:
         """The layers without those whose weight another one holds already: tied ones that are quantized alike."""
         first: dict[tuple[int, ...], LayerPlan] = {}
         for i, layer in enumerate(self.layers):
-            alone = bool(self.solver.needs) or getattr(getattr(layer.quantizer, "rounding", None), "noisy", False)
+            alone = bool(self.needs or self.transforms) or getattr(getattr(layer.quantizer, "rounding", None), "noisy", False)
             first.setdefault((i,) if alone else (id(layer.target.module.weight), id(layer.quantizer)), layer)
         return tuple(first.values())
 
@@ -108,6 +124,7 @@ class Plan:
             "weights": usual,
             "overrides": {n: s for n, s in specs.items() if s != usual},
             "activations": None if self.activations is None else text(self.activations),
+            "transforms": [transform_text(t) for t in self.transforms],
             "solver": solver_text(self.solver),
         }
 
@@ -117,6 +134,7 @@ def plan(
     weights: str | Quantizer,
     solver: str | Solver = "rtn",
     *,
+    transforms: Sequence[str | Transform] = (),
     activations: str | Quantizer | None = None,
     only: Sequence[str] = ONLY,
     ignore: Sequence[str] = IGNORE,
@@ -126,6 +144,7 @@ def plan(
 
     Args:
         weights: the quantizer of all chosen layers.
+        transforms: in the order in which they are applied.
         only, ignore: class names, globs on layer names, or ``re:`` and a regular expression.
         override: pattern -> quantizer for the layers that it matches; the last match wins.
 
@@ -136,6 +155,7 @@ def plan(
         UnsupportedError: activations that need noise.
     """
     usual, method = parse(weights), parse_solver(solver)
+    changes = tuple(parse_transform(t) for t in transforms)
     special = {pattern: parse(spec) for pattern, spec in (override or {}).items()}
     chosen = targets(model, only, ignore)
     for pattern in special:
@@ -157,6 +177,7 @@ def plan(
                 kept = [p for p in ignore if any(matches(p, n, m) for n, m in model.named_modules())]
                 remedy += ";" + "".join(f" --ignore '{name}'" for name in (*kept, *unfit)) + " leaves it as it is"
             raise ShapeError(f"layer {target.name} of shape {shape}: {error}{remedy}") from None
+    _check_transforms(changes, chosen)
     inputs = None if activations is None else _check_inputs(parse(activations), chosen)
     replaced = {id(t.module) for t in chosen}
     elsewhere = {id(getattr(m, "weight", None)) for m in model.modules() if id(m) not in replaced}
@@ -170,6 +191,7 @@ def plan(
         inputs,
         sum(p.numel() * p.element_size() for p in others.values()),
         sum(p.numel() * p.element_size() for p in distinct.values()),
+        changes,
     )
 
 
@@ -181,6 +203,17 @@ def _place(tensor: torch.Tensor) -> int:
 def _saved_buffers(model: nn.Module) -> list[torch.Tensor]:
     state = model.state_dict(keep_vars=True)
     return [b for n, b in model.named_buffers() if n in state]
+
+
+def _check_transforms(transforms: Sequence[Transform], chosen: Sequence[Target]) -> None:
+    for each in transforms:
+        for step in each.steps():
+            for target in chosen:
+                if isinstance(target.module, nn.Linear):
+                    try:
+                        step.check(target.module.in_features)
+                    except ShapeError as error:
+                        raise ShapeError(f"{transform_text(each)} in front of {target.name}: {error}") from None
 
 
 def _check_inputs(quantizer: Quantizer, chosen: Sequence[Target]) -> Quantizer:

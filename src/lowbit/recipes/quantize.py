@@ -17,8 +17,10 @@ from lowbit.quantizers.quantizer import Quantizer
 from lowbit.recipes.calibrate import calibrate
 from lowbit.recipes.calibration_data import calibration_source
 from lowbit.recipes.plan import plan
+from lowbit.recipes.transforming import Edits
 from lowbit.recipes.walk import Source
 from lowbit.solvers.solver import Solver
+from lowbit.transforms.transform import Transform
 
 
 def quantize(
@@ -26,6 +28,7 @@ def quantize(
     weights: str | Quantizer = "nvfp4",
     *,
     solver: str | Solver = "rtn",
+    transforms: Sequence[str | Transform] = (),
     activations: str | Quantizer | None = None,
     only: Sequence[str] = ONLY,
     ignore: Sequence[str] = IGNORE,
@@ -44,6 +47,7 @@ def quantize(
         model: any ``torch.nn.Module``, or a language model of ``lowbit.models``.
         weights: a spec string or quantizer for every chosen layer.
         solver: which codes a weight gets; ``rtn`` needs no data.
+        transforms: changes of basis before the weights are quantized, in their order: ``["smoothquant", "hadamard:size=64"]``.
         activations: a quantizer for the inputs of the chosen linear layers; None leaves them.
         only, ignore: class names, globs on layer names, or ``re:`` and a regular expression; ``lm_head`` is kept by default.
         override: pattern -> quantizer, for layers that differ.
@@ -56,20 +60,24 @@ def quantize(
         LowbitError: something does not fit; nothing has been changed then.
     """
     module: nn.Module = unstack(model if isinstance(model, nn.Module) else model.module)
-    made = plan(module, weights, solver, activations=activations, only=only, ignore=ignore, override=override)
+    made = plan(module, weights, solver, transforms=transforms, activations=activations, only=only, ignore=ignore, override=override)
     if isinstance(data, Source):
         source = data
     elif isinstance(model, nn.Module):
-        if made.solver.needs:
+        if made.needs or made.transforms:
             raise DataError(f"{type(model).__name__} has no tokenizer: give data=Source(samples, forward) with what its forward takes")
         source = Source((), model)
     else:
-        source = calibration_source(model, [made.solver], data, sequences, length)
+        source = calibration_source(model, [made], data, sequences, length)
     originals = [(p.target.module, p.target.module.weight) for p in made.layers]
     packed = []
+    edits = Edits(module)
     try:
-        for done in calibrate(module, made, source, seed=seed, progress=progress):
+        for done in calibrate(module, made, source, seed=seed, progress=progress, edits=edits):
             packed += [(solved.layer, PackedWeight.of(solved.weight)) for solved in done.solved]
+    except BaseException:
+        edits.undo()
+        raise
     finally:
         for layer, weight in originals:
             layer.weight = weight

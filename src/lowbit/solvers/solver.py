@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import Tensor
 
-from lowbit import catalog
-from lowbit.errors import SpecError
+from lowbit import method
 from lowbit.philox import Key
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.weight import Weight
@@ -49,53 +47,7 @@ def solver(spec: str | Solver) -> Solver:
         UnknownName: no solver has this name.
         SpecError: it has no such parameter, or the value does not fit.
     """
-    if isinstance(spec, Solver):
-        return spec
-    name, *arguments = _split(spec)
-    kind = catalog.find("solver", name)
-    known = {f.name: f for f in fields(kind)}
-    values: dict[str, object] = {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key not in known:
-            takes = f"write name=value with {', '.join(known)}" if known else "it takes none"
-            raise SpecError(f"solver {name} has no parameter {argument!r}; {takes}")
-        if key in values:
-            raise SpecError(f"solver {name}: {key} is given twice; give it once")
-        values[key] = _value(value, known[key].default, f"{name}:{argument}")
-    return kind(**values)  # type: ignore[no-any-return]
-
-
-def _split(spec: str) -> list[str]:
-    """The parts between colons; parentheses hold parts together."""
-    parts, depth = [""], 0
-    for letter in spec:
-        depth += (letter == "(") - (letter == ")")
-        if depth < 0:
-            break
-        if letter == ":" and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    if depth:
-        raise SpecError(f"the parentheses of the solver {spec!r} do not match")
-    return parts
-
-
-def _value(words: str, default: object, where: str) -> object:
-    bare = words[1:-1] if words.startswith("(") and words.endswith(")") else words
-    if isinstance(default, Solver):
-        return solver(bare)
-    try:
-        if isinstance(default, bool):
-            return {"true": True, "false": False}[bare]
-        if isinstance(default, int):
-            return int(bare)
-        if isinstance(default, float):
-            return float(bare)
-    except (ValueError, KeyError):
-        raise SpecError(f"{where}: {words!r} does not fit, the default is {_text(default)}") from None
-    return bare
+    return spec if isinstance(spec, Solver) else cast(Solver, method.parse("solver", spec))
 
 
 def text(value: Solver) -> str:
@@ -104,13 +56,4 @@ def text(value: Solver) -> str:
     Raises:
         SpecError: the solver is not registered.
     """
-    entry = next((e for e in catalog.entries("solver") if e.thing is type(value)), None)
-    if entry is None:
-        raise SpecError(f"{type(value).__name__} is not registered, so it has no spec string; register it as a solver")
-    changed = [f for f in fields(value) if getattr(value, f.name) != f.default]  # type: ignore[arg-type]
-    return ":".join([entry.name, *(f"{f.name}={_text(getattr(value, f.name))}" for f in changed)])
-
-
-def _text(value: object) -> str:
-    words = text(value) if isinstance(value, Solver) else str(value).lower() if isinstance(value, bool) else str(value)
-    return f"({words})" if ":" in words else words
+    return method.text("solver", value)
