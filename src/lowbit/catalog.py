@@ -33,6 +33,7 @@ FAMILIES = {
     "storage": "lowbit.quantizers",  # functions that make or rearrange codes and weights of several terms
     "solver": "lowbit.solvers",
     "transform": "lowbit.transforms",
+    "kv_cache": "lowbit.kv_cache",
     "claim": "lowbit.claims",
 }
 

@@ -12,6 +12,7 @@ from lowbit.checkpoint.reading import open_model
 from lowbit.checkpoint.writing import check_file, whole
 from lowbit.data.text import load_text
 from lowbit.evaluation.measure import evaluate
+from lowbit.kv_cache.kv_cache import kv_cache
 from lowbit.progress import bars
 
 
@@ -21,6 +22,9 @@ def run(
     window: Annotated[int, typer.Option(help="tokens seen at once")] = 512,
     stride: Annotated[int | None, typer.Option(help="tokens between windows; the window by default")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="tokens of each text")] = 16384,
+    kv: Annotated[
+        str | None, typer.Option(help="how keys and values are kept: kivi:bits=4, kv_adaquant, 'kv:keys=(int8 g64):values=(int4 g64 asym)'")
+    ] = None,
     reference: Annotated[str | None, typer.Option(help="a model to measure the divergence from")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cpu",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; float32 by default")] = None,
@@ -30,6 +34,7 @@ def run(
     if json_file is not None:
         check_file(json_file)
     texts = [load_text(t) for t in text or ()]
+    kept_tokens = None if kv is None else kv_cache(kv)
     with bars() as progress:
         opened = open_model(model, device, dtype)
         texts = texts or [load_text(opened.usual_text)]
@@ -39,6 +44,7 @@ def run(
             options = {"window": window, "stride": stride, "max_tokens": max_tokens, "progress": progress}
             kept = evaluate(original, texts, keep_reference=True, **options).reference  # type: ignore[arg-type]
             del original
+        opened.kv = kept_tokens
         found = evaluate(opened, texts, window=window, stride=stride, max_tokens=max_tokens, reference=kept, progress=progress)
     for score in found.scores:
         print(

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lowbit.errors import DataError, ModelError
+from lowbit.kv_cache.kv_cache import CHUNK, KVCache, text
 from lowbit.models.generation import fused
-from lowbit.models.llama import Llama, LlamaConfig
+from lowbit.models.llama import Cache, Llama, LlamaConfig
 from lowbit.models.model import device_of
 from lowbit.nn.decoder import FusedDecoder
 
@@ -33,6 +34,7 @@ class Builtin:
         self.module = module
         self.context = context
         self.name = name
+        self.kv: KVCache | None = None
         self._fused: FusedDecoder | str = "not looked for yet"
 
     @classmethod
@@ -84,8 +86,12 @@ class Builtin:
         return bytes(int(i) for i in ids if 0 < int(i) < 256).decode(errors="replace")
 
     def logits(self, ids: Tensor) -> Tensor:
+        ids = ids.to(device_of(self.module))
         with torch.no_grad():
-            return self.module(ids.to(device_of(self.module))).float()  # type: ignore[no-any-return]
+            if self.kv is None:
+                return self.module(ids).float()  # type: ignore[no-any-return]
+            cache = Cache(self.kv)
+            return torch.cat([self.module(part, cache).float() for part in ids.split(CHUNK, 1)], 1)
 
     def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, chat: bool = False) -> str:
         if chat:
@@ -98,9 +104,11 @@ class Builtin:
         decoder = self.fused()
         advance = decoder.session(len(ids), length).advance if isinstance(decoder, FusedDecoder) and length <= self.context else None
         with torch.no_grad():
-            return self.module.generate(ids, count, temperature, seed, advance)  # type: ignore[operator, no-any-return]
+            return self.module.generate(ids, count, temperature, seed, advance, self.kv)  # type: ignore[operator, no-any-return]
 
     def fused(self) -> FusedDecoder | str:
+        if self.kv is not None:
+            return f"its keys and values are kept in {text(self.kv)}"
         self._fused = fused(self._fused, self.module, self.logits)
         return self._fused
 

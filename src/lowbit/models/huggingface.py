@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.errors import DataError, MissingPackage, ModelError
+from lowbit.kv_cache.kv_cache import CHUNK, KVCache, Store, text
 from lowbit.models.generation import decoding_loop, fused
 from lowbit.models.model import device_of
 from lowbit.nn.decoder import FusedDecoder
@@ -59,6 +60,7 @@ class HuggingFace:
         self.tokenizer = tokenizer
         self.context = int(getattr(module.config.get_text_config(), "max_position_embeddings", 2048))
         self.notes = notes
+        self.kv: KVCache | None = None
         self._fused: FusedDecoder | str = "not looked for yet"
 
     @classmethod
@@ -134,8 +136,13 @@ class HuggingFace:
         return self.tokenizer.decode(ids, skip_special_tokens=True)  # type: ignore[no-any-return]
 
     def logits(self, ids: Tensor) -> Tensor:
+        ids = ids.to(device_of(self.module))
         with torch.no_grad():
-            return self.module(input_ids=ids.to(device_of(self.module)), use_cache=False).logits.float()  # type: ignore[no-any-return]
+            if self.kv is None:
+                return self.module(input_ids=ids, use_cache=False).logits.float()  # type: ignore[no-any-return]
+            cache = quantized_cache(self.kv, self.module.config)
+            parts = [self.module(input_ids=part, past_key_values=cache, use_cache=True).logits.float() for part in ids.split(CHUNK, 1)]
+            return torch.cat(parts, 1)
 
     def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, chat: bool = False) -> str:
         if chat:
@@ -154,6 +161,7 @@ class HuggingFace:
         ids = ids.to(device_of(self.module))
         options: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         options |= {"min_new_tokens": count} if to_the_end else {}
+        options |= {} if self.kv is None else {"past_key_values": quantized_cache(self.kv, self.module.config)}
         decoder = self.fused()
         if isinstance(decoder, FusedDecoder) and ids.shape[1] + count <= decoder.positions and len(ids) == 1 and self._steps_alone():
             options["custom_generate"] = decoding_loop(decoder)
@@ -164,6 +172,8 @@ class HuggingFace:
             )
 
     def fused(self) -> FusedDecoder | str:
+        if self.kv is not None:
+            return f"its keys and values are kept in {text(self.kv)}"
         self._fused = fused(self._fused, self.module, self.logits)
         return self._fused
 
@@ -182,6 +192,32 @@ class HuggingFace:
         settings = getattr(self.module, "generation_config", None)
         if settings is not None:
             settings.save_pretrained(folder)
+
+
+def quantized_cache(kept: KVCache, config: Any) -> Any:
+    """A cache of transformers that holds keys and values as ``kept`` says; layers that slide are masked, not cut off.
+
+    Raises:
+        ShapeError: the blocks of a quantizer do not divide its groups of tokens.
+    """
+    caches = transformers().cache_utils
+    inner = config.get_text_config(decoder=True)
+    heads = int(inner.num_attention_heads)
+    kept.check(int(getattr(inner, "head_dim", None) or inner.hidden_size // heads), int(inner.num_hidden_layers))
+
+    class Layer(caches.DynamicLayer):  # type: ignore[name-defined, misc]
+        def __init__(self, store: Store):
+            super().__init__()
+            self.store = store
+
+        def update(self, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+            self.is_initialized = True
+            return self.store.append(k, v)
+
+        def get_seq_length(self, *args: Any) -> int:
+            return self.store.length
+
+    return caches.Cache(layers=[Layer(kept.store(i)) for i in range(int(inner.num_hidden_layers))])
 
 
 @contextmanager

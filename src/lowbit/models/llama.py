@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowbit.errors import DataError, LowbitError, ModelError, ShapeError, UnsupportedError
+from lowbit.kv_cache.kv_cache import KVCache, Store, whole
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,28 @@ class LlamaConfig:
 
 
 class Cache:
-    """The keys and values of the tokens seen so far, a pair a layer; empty when new."""
+    """The keys and values of the tokens seen so far, a store a layer; empty when new.
 
-    def __init__(self) -> None:
-        self.pairs: dict[int, tuple[Tensor, Tensor]] = {}
+    Args:
+        kept: in how many bits; None keeps them as they are.
+    """
+
+    def __init__(self, kept: KVCache | None = None) -> None:
+        self.kept = kept
+        self.stores: dict[int, Store] = {}
 
     @property
     def length(self) -> int:
         """How many tokens the first layer has seen."""
-        return self.pairs[0][0].shape[2] if self.pairs else 0
+        return self.stores[0].length if self.stores else 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(store.nbytes for store in self.stores.values())
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the new tokens of one layer; return all of its tokens.
+        """Add the new tokens of one layer; return all of its tokens, as attention sees them.
 
         Shapes:
             k, v    (batch, kv_heads, new, head_dim)
@@ -108,13 +119,9 @@ class Cache:
         Raises:
             ShapeError: the batch is not the one that the cache holds.
         """
-        if layer in self.pairs:
-            seen_k, seen_v = self.pairs[layer]
-            if len(seen_k) != len(k):
-                raise ShapeError(f"the cache holds {len(seen_k)} sequences, but the input has {len(k)}")
-            k, v = torch.cat((seen_k, k), 2), torch.cat((seen_v, v), 2)
-        self.pairs[layer] = k, v
-        return k, v
+        if layer not in self.stores:
+            self.stores[layer] = whole() if self.kept is None else self.kept.store(layer)
+        return self.stores[layer].append(k, v)
 
 
 def rotary(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -300,6 +307,7 @@ class Llama(nn.Module):
         temperature: float = 0.0,
         seed: int = 0,
         advance: Callable[[Tensor], Tensor] | None = None,
+        kept: KVCache | None = None,
     ) -> Tensor:
         """Go on from ``input_ids``, one token at a time; there is no stop token.
 
@@ -308,6 +316,7 @@ class Llama(nn.Module):
             seed: row r of the batch draws with seed + r, so a row alone can repeat what it did in a batch.
             advance: new ids (batch, new) to the logits (batch, vocab_size) after them, remembering those before; by default
                 the model itself with a cache.
+            kept: in how many bits that cache holds keys and values.
 
         Shapes:
             input_ids  (batch, length), as in ``forward``
@@ -320,7 +329,7 @@ class Llama(nn.Module):
         if max_new_tokens < 0 or not temperature >= 0:
             raise LowbitError(f"max_new_tokens is {max_new_tokens} and temperature {temperature}; neither goes below 0")
         generators = [torch.Generator().manual_seed(seed + row) for row in range(len(input_ids))]
-        cache, new = Cache(), input_ids
+        cache, new = Cache(kept), input_ids
         for _ in range(max_new_tokens):
             logits = self(new, cache)[:, -1] if advance is None else advance(new)
             if temperature == 0:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from lowbit.kv_cache.kv_cache import KVCache
 from lowbit.nn.decoder import FusedDecoder
 
 
@@ -22,6 +23,8 @@ class LanguageModel(Protocol):
         kind: ``builtin`` or ``huggingface``; says who rebuilds it from a checkpoint.
         usual_text: the name of the text that it is measured on when none is named.
         notes: what to know about its figures.
+        kv: in how many bits keys and values of tokens seen are kept, when generating and when texts are scored; None keeps them as they
+            are. Scored tokens enter the cache 64 at a time, and see each other as they are.
     """
 
     name: str
@@ -30,6 +33,7 @@ class LanguageModel(Protocol):
     kind: str
     usual_text: str
     notes: tuple[str, ...]
+    kv: KVCache | None
 
     def encode(self, text: str) -> Tensor:
         """Token ids of a text, (tokens,) int64, without special tokens."""

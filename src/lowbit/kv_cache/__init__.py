@@ -1,0 +1,1 @@
+"""Keys and values of attention in few bits; ``kv_cache.py`` is the contract."""
