@@ -88,7 +88,7 @@ def test_a_convolution_is_a_matrix_of_its_filters(net):
 def test_the_recipe_parses_back(net):
     made = plan(net, "mxfp4 even", "rtn", activations="int8", override={"up": "int4 g32"})
     assert made.recipe() == {
-        "weights": "mxfp4 even", "overrides": {"up": "int4 g32"}, "activations": "int8", "solver": "rtn",
+        "weights": "mxfp4 even", "overrides": {"up": "int4 g32"}, "activations": "int8", "transforms": [], "solver": "rtn",
     }  # fmt: skip
     assert quantizer(made.recipe()["weights"]) == made.layers[0].quantizer
     assert (made.solver, made.activations) == (RTN(), quantizer("int8"))

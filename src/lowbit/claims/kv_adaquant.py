@@ -75,8 +75,8 @@ def measure(budget: Budget, progress: ProgressCallback | None = None) -> Figures
                 found = evaluate(subject.model, subject.texts, **options).perplexity
                 figures["caches"] += [
                     {
-                        "model": subject.name, "text": text, "layout": layout, "keys": keys, "values": values, "perplexity": round(value, 4),
-                        "extra": round(math.log(value / plain[text]), 5),
+                        "model": subject.name, "text": text, "layout": layout, "keys": keys, "values": values,
+                        "perplexity": round(value, 4), "extra": round(math.log(value / plain[text]), 5),
                     }
                     for text, value in found.items()
                 ]  # fmt: skip
@@ -117,7 +117,7 @@ def judge(figures: Figures) -> Checks:
                 extra[4, 2] < 0.5 * extra[2, 4]
             )
     layers = figures["layers"]
-    if layers:
+    if len(layers) > 2:
         ratio, gap = (torch.tensor([r[k] for r in layers], dtype=torch.float64) for k in ("norm ratio", "K2 loss - V2 loss"))
         correlation = float(torch.corrcoef(torch.stack((ratio.log(), gap)))[0, 1])
         checks["the norm ratios of layers correlate above 0.5 with how much more 2 bits cost in the keys"] = correlation > 0.5
@@ -126,7 +126,7 @@ def judge(figures: Figures) -> Checks:
 
 kv_adaquant = register("claim", "kv-adaquant", HARIRI)(
     Claim(
-        statement="Keys in 4 bits and values in 2 keep far more than the other way round, at the same size; norms of keys and values say so.",
+        statement="Keys in 4 bits and values in 2 keep far more than the other way round, at the same size; their norms say so.",
         setting="Integers with zero points in groups of 32, the last 64 tokens as they are, windows of 1024 tokens (or the model's "
         "context) that enter the cache 64 at a time; keys share scales over channels of a token, or over tokens of a channel as KIVI's.",
         rule="For every model, text and layout K4V2 loses less than half of what K2V4 loses; over the layers of SmolLM2-135M the logarithm "

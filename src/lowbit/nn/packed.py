@@ -38,7 +38,8 @@ class PackedWeight(nn.Module):
     Once a kernel has laid out the weight for itself, the codes are in its layout only; they become bytes again when those are asked for.
 
     Moving the module to another device moves the parts; their dtypes stay, whatever the module is converted to.
-    A torch function that is given a packed weight (``functional.linear(x, layer.weight)``) gets its dense weight.
+    A torch function that is given a packed weight (``functional.linear(x, layer.weight)``) gets its dense weight, and methods of tensors
+    (``layer.weight.squeeze(1)``) are those of the dense weight.
 
     Args:
         parts: as ``Weight.packed`` gives them.
@@ -206,6 +207,8 @@ class PackedWeight(nn.Module):
     def __getattr__(self, name: str) -> Any:
         if name == CODES and self._taken is not None:
             self._leave_layout()  # whoever has the bytes may change them
+        if not name.startswith("_") and callable(getattr(Tensor, name, None)):  # some models reshape a weight before they use it
+            return getattr(self.dense(), name)
         return super().__getattr__(name)
 
     @classmethod

@@ -200,7 +200,8 @@ class Transforming:
 
     def _junctions(self, stretch: Stretch, graph: Graph) -> list[Junction]:
         """Found once for all stretches of one make."""
-        make = tuple((n, type(m).__name__, tuple(m.weight.shape)) for n, m in stretch.module.named_modules() if hasattr(m, "weight"))
+        weights = {n: getattr(m, "weight", None) for n, m in stretch.module.named_modules()}
+        make = tuple((n, tuple(w.shape)) for n, w in weights.items() if isinstance(w, Tensor))
         if make not in self._known:
             names = [product.name for product in graph.products]
             self._known[make] = junctions(stretch.module, graph, names, lambda: stretch.run(0))
