@@ -22,12 +22,12 @@ def calibration_source(
     Raises:
         DataError: a solver needs data and no text is named, or the texts are too short.
     """
-    if not any(s.needs for s in solvers):
+    if not any(s.calibrated for s in solvers):
         return Source((), model.logits)
     if isinstance(texts, str | Text):
         texts = [texts]
     if not texts:
-        named = next(s for s in solvers if s.needs)
+        named = next(s for s in solvers if s.calibrated)
         raise DataError(f"the solver {solver_text(named)} needs calibration data: name a text, as with --calibrate pydoc")
     read = [load_text(t) if isinstance(t, str) else t for t in texts]
     return Source(samples(model, read, sequences, length), model.logits)

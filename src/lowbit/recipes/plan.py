@@ -64,7 +64,7 @@ class Plan:
         """The layers without those whose weight another one holds already: tied ones that are quantized alike."""
         first: dict[tuple[int, ...], LayerPlan] = {}
         for i, layer in enumerate(self.layers):
-            alone = bool(self.solver.needs) or getattr(getattr(layer.quantizer, "rounding", None), "noisy", False)
+            alone = self.solver.calibrated or getattr(getattr(layer.quantizer, "rounding", None), "noisy", False)
             first.setdefault((i,) if alone else (id(layer.target.module.weight), id(layer.quantizer)), layer)
         return tuple(first.values())
 

@@ -60,7 +60,7 @@ def quantize(
     if isinstance(data, Source):
         source = data
     elif isinstance(model, nn.Module):
-        if made.solver.needs:
+        if made.solver.calibrated:
             raise DataError(f"{type(model).__name__} has no tokenizer: give data=Source(samples, forward) with what its forward takes")
         source = Source((), model)
     else:
