@@ -143,7 +143,9 @@ def calibrate(
                     done.solved.append(Solved(layer, before[layer.name], relative_error(W, Q)))
                     put_dense(layer, Q)
             else:
-                passes = _passes(module, unit, source, walk, originals, space, streamed=resident is not None) if made.solver.calibrated else None
+                passes = (
+                    _passes(module, unit, source, walk, originals, space, streamed=resident is not None) if made.solver.calibrated else None
+                )
                 _solve_unit(unit, made, passes, seed, done)
                 if isinstance(made.solver, BlockSolver):
                     _solve_together(unit, made.solver, passes, walk, seed, done)
@@ -177,7 +179,9 @@ def _solve_together(unit: Unit, solver: BlockSolver, passes: Passes | None, walk
     """Go on from the layers as solved one by one."""
     if walk is None or passes is None or not unit.name:
         by = solver_text(solver.start)
-        done.warnings += [f"{p.name}: {solver_text(solver)} solves blocks, and this layer lies in none; solved by {by}" for p in unit.layers]
+        done.warnings += [
+            f"{p.name}: {solver_text(solver)} solves blocks, and this layer lies in none; solved by {by}" for p in unit.layers
+        ]
     elif unit.layers:
         done.solved = tuned(unit.name, solver, done.solved, passes, walk, seed)
         for solved in done.solved:

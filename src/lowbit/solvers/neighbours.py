@@ -14,6 +14,7 @@ from lowbit.formats.table import TableFormat
 from lowbit.quantizers.grid import Grid, QTensor
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.scheme import Scheme
+from lowbit.quantizers.spec import text
 from lowbit.quantizers.weight import Weight
 from lowbit.rounding.ieee754 import down
 
@@ -50,7 +51,7 @@ def refusal(quantizer: Quantizer, name: str) -> str | None:
     """Why weights of this quantizer have no two neighbours to choose from, or None."""
     fmt = getattr(quantizer, "format", getattr(quantizer, "element", None))
     if not isinstance(fmt, TableFormat) or fmt.alternatives:
-        return f"{name} chooses between two numbers of one table, {quantizer} has no such table; take the solver rtn"
+        return f"{name} chooses between two numbers of one table, {text(quantizer)} has no such table; take the solver rtn"
     if getattr(getattr(quantizer, "rounding", None), "noisy", False):
         return f"{name} decides how weights are rounded, so the quantizer cannot; leave out round={quantizer.rounding}"  # type: ignore[attr-defined]
     return None

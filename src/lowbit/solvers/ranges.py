@@ -11,6 +11,7 @@ from lowbit.formats.table import TableFormat
 from lowbit.quantizers.grid import Grid, QTensor, dense
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.scheme import Scheme
+from lowbit.quantizers.spec import text
 from lowbit.rounding.ieee754 import down
 from lowbit.solvers.columns import divisor
 from lowbit.solvers.neighbours import order
@@ -23,7 +24,7 @@ def refusal(quantizer: Quantizer, name: str) -> str | None:
         found = quantizer.scaling(torch.tensor([[-1.0, 0.5, 1.0, 2.0]]), quantizer.format)
         affine = found[0] if isinstance(found, list) else found
     if affine is None or any(part is not None for part in (affine.negative, affine.table, affine.inverse)):
-        return f"{name} learns the range of each block, and {quantizer} has no scale that could be moved alone"
+        return f"{name} learns the range of each block, and {text(quantizer)} has no scale that could be moved alone"
     return None
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from lowbit import philox
 from lowbit.errors import DataError, NonFiniteError
 from lowbit.philox import Key
+from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.weight import Weight
-from lowbit.solvers.block_solver import Forward, Sample
+from lowbit.solvers.block_solver import BlockSolver, Forward, Sample
 from lowbit.threads import Workers, workers
 
 #: shares of the steps after which the error of the rounded weights is looked at
@@ -47,22 +48,37 @@ class Soft(ABC):
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How long and on what.
+class Reconstruction(BlockSolver):
+    """A block solver that moves its weights step by step and keeps the best of those looked at.
 
     Args:
         steps: how often all weights are moved.
         batch: sequences that a step sees.
-        checks: sequences on which the error is looked at, at the beginning and three times later; the best weights are kept.
+        checks: sequences on which the error is looked at, at the beginning and three times later.
+
+    Raises:
+        DataError: a number below 1.
     """
 
-    steps: int
-    batch: int
-    checks: int
+    steps: int = 40
+    batch: int = 1
+    checks: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1 or self.batch < 1 or self.checks < 1:
             raise DataError(f"steps={self.steps}:batch={self.batch}:checks={self.checks}: each is at least 1")
+
+    @abstractmethod
+    def soft(self, W: Tensor, quantizer: Quantizer, start: Weight) -> Soft:
+        """The weight at the beginning of its way, which rounds to what ``start`` holds."""
+
+    def solve_block(
+        self, weights: Mapping[str, Tensor], quantizers: Mapping[str, Quantizer], forward: Forward, samples: Sequence[Sample], key: Key,
+        start: Mapping[str, Weight],
+    ) -> Mapping[str, Weight]:  # fmt: skip
+        softs = {name: self.soft(W, quantizers[name], start[name]) for name, W in weights.items()}
+        return _reconstruct(softs, forward, samples, key, self, next(iter(weights.values())).device)
 
 
 def error(out: Tensor, target: Tensor) -> Tensor:
@@ -70,8 +86,8 @@ def error(out: Tensor, target: Tensor) -> Tensor:
     return (out.float() - target.float()).square().sum(-1).mean()
 
 
-def reconstruct(
-    softs: Mapping[str, Soft], forward: Forward, samples: Sequence[Sample], key: Key, schedule: Schedule, device: torch.device
+def _reconstruct(
+    softs: Mapping[str, Soft], forward: Forward, samples: Sequence[Sample], key: Key, schedule: Reconstruction, device: torch.device
 ) -> dict[str, Weight]:
     """Move the weights ``schedule.steps`` times and return the best of those looked at, the start included.
 
@@ -140,3 +156,24 @@ def _gradients(
         for gradients in team.each(of, some):
             total = [t.add_(g) for t, g in zip(total, gradients, strict=True)] if total else list(gradients)
     return total
+
+
+class Adam:
+    """Adam for one parameter, which is changed in place.
+
+    Source:
+        Kingma, Ba (2014), Adam: A Method for Stochastic Optimization, arXiv:1412.6980, Alg. 1.
+    """
+
+    def __init__(self, parameter: Tensor, rate: float, mean: float = 0.9, square: float = 0.999) -> None:
+        self.parameter, self.rate, self.decay = parameter, rate, (mean, square)
+        self.mean, self.square, self.steps = torch.zeros_like(parameter), torch.zeros_like(parameter), 0
+
+    def step(self, gradient: Tensor, share: float = 1.0) -> None:
+        """One step against the gradient, at this share of the rate."""
+        self.steps += 1
+        first, second = self.decay
+        self.mean.lerp_(gradient, 1 - first)
+        self.square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        size = (self.square / (1 - second**self.steps)).sqrt_().add_(1e-12)
+        self.parameter.addcdiv_(self.mean, size, value=-self.rate * share / (1 - first**self.steps))

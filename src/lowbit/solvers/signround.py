@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,15 +10,13 @@ from torch import Tensor
 
 from lowbit.catalog import Source, register
 from lowbit.errors import UnsupportedError
-from lowbit.philox import Key
 from lowbit.quantizers.grid import Grid
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.weight import Weight
 from lowbit.solvers import neighbours, ranges
-from lowbit.solvers.block_solver import BlockSolver, Forward, Sample
 from lowbit.solvers.neighbours import Between, grid_of, stored
 from lowbit.solvers.ranges import Learned
-from lowbit.solvers.reconstruction import Schedule, Soft, reconstruct
+from lowbit.solvers.reconstruction import Reconstruction, Soft
 
 CHENG = Source(
     "Optimize Weight Rounding via Signed Gradient Descent for the Quantization of LLMs",
@@ -27,9 +24,9 @@ CHENG = Source(
     2023,
     "arXiv:2309.05516",
     parts="section 3: Eq. 3-6, signed gradient descent with a learning rate that falls linearly, the best parameters kept",
-    departs="The best is looked for at the beginning and after 1/2, 3/4 and all of the steps, always on the same sequences; the released code "
-    "compares the losses of different batches. Fewer steps of fewer sequences by default. Scales stay positive, and the smallest code of "
-    "symmetric integers is used as rounding uses it. On tables the offset is in gaps between neighbours.",
+    departs="The best is looked for at the beginning and after 1/2, 3/4 and all of the steps, always on the same sequences; the released "
+    "code compares the losses of different batches. Fewer steps of fewer sequences by default. Scales stay positive, and the smallest "
+    "code of symmetric integers is used as rounding uses it. On tables the offset is in gaps between neighbours.",
     records=("signround",),
 )
 
@@ -40,46 +37,35 @@ NARROWEST = 0.05
 
 @register("solver", "signround", CHENG, aliases=("autoround",))
 @dataclass(frozen=True)
-class SignRound(BlockSolver):
+class SignRound(Reconstruction):
     """q = round(w / s + v), |v| <= 1/2, with s from a share of each block's range; v and the shares go 1/steps against their sign.
 
     The rate falls linearly to 0, so a parameter travels 1/2 at most: enough to round any weight the other way.
 
     Args:
-        steps, batch, checks: see ``Schedule``.
-        rate: of the first step, in units of 1/steps.
+        steps, batch, checks: see ``Reconstruction``.
+        rate, range_rate: of the first step, of v and of the shares, in units of 1/steps.
         learn: ``both``, ``rounding`` (v alone; also on grids whose scales cannot be moved alone) or ``ranges``.
 
     Raises:
         UnsupportedError: a number outside of its range, or a quantizer without one table or, for ranges, without a scale to move.
     """
 
-    steps: int = 40
-    batch: int = 1
-    checks: int = 4
     rate: float = 1.0
+    range_rate: float = 1.0
     learn: Learn = "both"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Schedule(self.steps, self.batch, self.checks)
-        if self.learn not in ("both", "rounding", "ranges") or not self.rate > 0:
-            raise UnsupportedError(f"signround:learn={self.learn}:rate={self.rate:g}: learn is both, rounding or ranges, the rate above 0")
+        if self.learn not in ("both", "rounding", "ranges") or not self.rate > 0 or not self.range_rate > 0:
+            raise UnsupportedError(f"signround:learn={self.learn}:rate={self.rate:g}: learn is both, rounding or ranges, the rates above 0")
 
-    def solve_block(
-        self, weights: Mapping[str, Tensor], quantizers: Mapping[str, Quantizer], forward: Forward, samples: Sequence[Sample], key: Key,
-        start: Mapping[str, Weight],
-    ) -> Mapping[str, Weight]:  # fmt: skip
-        softs = {name: self._soft(W, quantizers[name], start[name]) for name, W in weights.items()}
-        device = next(iter(weights.values())).device
-        return reconstruct(softs, forward, samples, key, Schedule(self.steps, self.batch, self.checks), device)
-
-    def _soft(self, W: Tensor, quantizer: Quantizer, start: Weight) -> Soft:
+    def soft(self, W: Tensor, quantizer: Quantizer, start: Weight) -> Soft:
         stand_in, grid = grid_of(W, quantizer, start)
-        rate = self.rate / self.steps
         if self.learn == "rounding":
-            return Rounded(W, stand_in, grid, quantizer, rate)
-        return RoundedInRange(W, stand_in, grid, quantizer, rate, self.learn == "both")
+            return Rounded(W, stand_in, grid, quantizer, self.rate / self.steps)
+        rates = (self.rate / self.steps if self.learn == "both" else 0.0, self.range_rate / self.steps)
+        return RoundedInRange(W, stand_in, grid, quantizer, rates)
 
     def refuses(self, quantizer: Quantizer) -> str | None:
         reason = neighbours.refusal(quantizer, "signround")
@@ -116,10 +102,11 @@ class Rounded(Soft):
 class RoundedInRange(Soft):
     """With the range of each block learned too, or alone."""
 
-    def __init__(self, W: Tensor, stand_in: Tensor, grid: Grid, quantizer: Quantizer, rate: float, rounding: bool) -> None:
-        self.W, self.quantizer, self.rate = W, quantizer, rate
+    def __init__(self, W: Tensor, stand_in: Tensor, grid: Grid, quantizer: Quantizer, rates: tuple[float, float]) -> None:
+        self.W, self.quantizer = W, quantizer
+        self.rate, self.range_rate = rates
         self.learned = Learned(stand_in, grid)
-        self.v = torch.zeros_like(self.learned.x) if rounding else None
+        self.v = torch.zeros_like(self.learned.x) if self.rate else None
         shares = [torch.ones_like(self.learned.scale0) for _ in range(1 if self.learned.ends is None else 2)]
         self.high, self.low = shares[0], shares[1] if len(shares) > 1 else None
         self.parameters = tuple(p for p in (self.high, self.low, self.v) if p is not None)
@@ -128,13 +115,12 @@ class RoundedInRange(Soft):
         return self.learned.round(self.high, self.low, self.v)[0]
 
     def move(self, gradient: Tensor, progress: float) -> None:
-        step = -self.rate * (1 - progress)
         of_v, *of_ends = self.learned.gradients(gradient)
         for share, slope in zip((self.high, self.low), of_ends, strict=True):
             if share is not None and slope is not None:
-                share.add_(slope.sign_(), alpha=step).clamp_(NARROWEST, 1)
+                share.add_(slope.sign_(), alpha=-self.range_rate * (1 - progress)).clamp_(NARROWEST, 1)
         if self.v is not None:
-            self.v.add_(of_v.sign_(), alpha=step)
+            self.v.add_(of_v.sign_(), alpha=-self.rate * (1 - progress))
 
     def hard(self) -> Tensor:
         return self.values()
