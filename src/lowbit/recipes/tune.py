@@ -58,16 +58,16 @@ def tuned(name: str, solver: BlockSolver, start: Sequence[Solved], passes: Passe
     passes.replay.forget()
     inside = {layer.name: short for short, layer in passes.layers.items()}
     begun = {inside[s.layer.name]: s for s in start}
-    weights = {short: passes.originals[s.layer.name].flatten(1) for short, s in begun.items()}
-    pure = PureBlock(passes.block, list(weights), walk.calls[name].in_tuple)
+    originals = {short: passes.originals[s.layer.name].flatten(1) for short, s in begun.items()}
+    pure = PureBlock(passes.block, list(originals), walk.calls[name].in_tuple)
 
-    def forward(given: Mapping[str, Tensor], sample: Sample) -> Tensor:
-        return pure(given, sample.args, sample.kwargs)
+    def forward(weights: Mapping[str, Tensor], sample: Sample) -> Tensor:
+        return pure(weights, sample.args, sample.kwargs)
 
     quantizers = {short: s.layer.quantizer for short, s in begun.items()}
     samples = Samples(name, passes, walk, of_model)
     try:
-        found = solver.solve_block(weights, quantizers, forward, samples, Key(seed, name), {k: s.weight for k, s in begun.items()})
+        found = solver.solve_block(originals, quantizers, forward, samples, Key(seed, name), {k: s.weight for k, s in begun.items()})
     except LowbitError as error:
         raise type(error)(f"block {name}: {error}") from error
-    return [Solved(s.layer, found[k], relative_error(weights[k], found[k].dequantize())) for k, s in begun.items()]
+    return [Solved(s.layer, found[k], relative_error(originals[k], found[k].dequantize())) for k, s in begun.items()]

@@ -15,9 +15,9 @@ from lowbit.philox import Key
 from lowbit.quantizers.grid import Grid, QTensor
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.weight import Weight
-from lowbit.solvers.gptq import GPTQ
+from lowbit.solvers.gptq import on_grid
 from lowbit.solvers.neighbours import stored
-from lowbit.solvers.refit import Frozen, check_refittable, lost, refit
+from lowbit.solvers.refit import check_refittable, lost, refit
 from lowbit.solvers.solver import Solver
 
 GUO = Source(
@@ -69,8 +69,7 @@ class DecoupleQ(Solver):
         damped.diagonal().add_(self.damping * H.diagonal().mean().clamp(min=1e-300))
         q = replace(grid, overflow="saturate").choose(W)
         for _ in range(self.iterations):
-            (found,) = GPTQ(self.damping).solve(W, Frozen(q.grid), stats, key).terms
-            assert isinstance(found, QTensor)
+            found = on_grid(W, q.grid, H, self.damping)
             better = lost(W, found.dequantize(), damped) < lost(W, q.dequantize(), damped)
             q = refit(W, QTensor(torch.where(better[:, None], found.codes, q.codes), q.grid), damped)
         return stored(q.dequantize(), q.grid, quantizer, W)

@@ -87,7 +87,10 @@ class GPTQ(Solver):
         group = n if group == -1 else group
         perm = self._permutation(diagonal, group or n)
         U = shared_factor(H, self.damping, self.order, group or n, perm)
-        sweep = _Sweep(W, quantizer, U, perm, group if self.order != "act" else 0, self.batch)
+        start = quantizer.grid(W)
+        if type(start) is not Grid:
+            raise UnsupportedError(f"gptq rounds column by column, which a {type(start).__name__} does not do; take the solver rtn")
+        sweep = _Sweep(W, start, U, perm, quantizer if group and self.order != "act" else None, group, self.batch)
         C, grid = sweep.run()
         chosen = replace(grid, overflow="saturate").choose(C, nearest_even)
         if not isinstance(quantizer, Scheme):  # it may pack its tensors in a way of its own
@@ -176,20 +179,29 @@ def _cholesky(H: Tensor, *, upper: bool = False) -> tuple[Tensor, int]:
     return L, int(info)
 
 
+def on_grid(W: Tensor, grid: Grid, H: Tensor, damping: float) -> QTensor:
+    """The codes that the sweep in act-order gives on a grid that stays as it is.
+
+    Shapes:
+        W   (out, in) float32
+        H   (in, in) float64
+    """
+    perm = H.diagonal().argsort(descending=True, stable=True)
+    C, _ = _Sweep(W, grid, shared_factor(H, damping, "act", len(H), perm), perm, None, 0, 128).run()
+    return replace(grid, overflow="saturate").choose(C, nearest_even)
+
+
 class _Sweep:
     """One pass over the columns, in the order of ``perm``; works on W transposed, so that columns are contiguous."""
 
-    def __init__(self, W: Tensor, quantizer: Quantizer, U: Tensor, perm: Tensor | None, group: int, batch: int):
-        self.W, self.quantizer, self.U, self.perm, self.batch = W, quantizer, U, perm, batch
-        self.group = group
-        start = quantizer.grid(W)
-        if type(start) is not Grid:
-            raise UnsupportedError(f"gptq rounds column by column, which a {type(start).__name__} does not do; take the solver rtn")
+    def __init__(self, W: Tensor, start: Grid, U: Tensor, perm: Tensor | None, refits: Quantizer | None, group: int, batch: int):
+        """``refits`` fits the scales of each group of columns when the sweep reaches it; None keeps those of ``start``."""
+        self.W, self.U, self.perm, self.batch, self.group = W, U, perm, batch, group
         self.fits: GroupFits | None = None
         self.static: Grid | None = start
-        if group:
-            assert isinstance(quantizer, Scheme)
-            self.fits = GroupFits(quantizer, (W.shape[0], W.shape[1]), group, outer_level(start))
+        if refits is not None:
+            assert isinstance(refits, Scheme)
+            self.fits = GroupFits(refits, (W.shape[0], W.shape[1]), group, outer_level(start))
             self.static = None
         self.rounders = None if self.static is None else rounders(self.static)
 

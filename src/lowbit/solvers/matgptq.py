@@ -76,9 +76,7 @@ class MatGPTQ(Solver):
         fmt = getattr(quantizer, "format", None)
         known = isinstance(quantizer, Scheme) and isinstance(fmt, TableFormat) and fmt.levels == 2**fmt.bits
         if not known or max(self.widths) > fmt.bits:
-            raise UnsupportedError(
-                f"matgptq:bits={self.bits} slices integers, {text(quantizer)} holds none; take int8 g64"
-            )
+            raise UnsupportedError(f"matgptq:bits={self.bits} slices integers, {text(quantizer)} holds none; take int8 g64")
         return quantizer.nbytes(shape)
 
     def solve(self, W: Tensor, quantizer: Quantizer, stats: Mapping[str, Tensor], key: Key) -> Weight:
@@ -88,9 +86,7 @@ class MatGPTQ(Solver):
         W = W.detach().float()
         grid = quantizer.grid(W)
         if type(grid) is not Grid or not sliceable(QTensor(W, grid)) or grid.offset is not None:
-            raise UnsupportedError(
-                f"matgptq slices int8, or uint8 with a zero point, not {text(quantizer)}; take int8 g64"
-            )
+            raise UnsupportedError(f"matgptq slices int8, or uint8 with a zero point, not {text(quantizer)}; take int8 g64")
         assert isinstance(grid.format, TableFormat) and grid.scale is not None
         choice = _choices(grid.format.bits, self.widths, W.device)
         scale = grid.blocks.expand(dense(grid.scale), grid.shape).mT

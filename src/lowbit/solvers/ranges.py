@@ -81,9 +81,12 @@ class Learned:
         scale = self.scale.unsqueeze(-1)
         torch.div(self.x, divisor(scale), out=self.y)
         if self.whole:
-            zero = 0.0 if self.zero is None else self.zero.unsqueeze(-1)
             lower = torch.floor(self.y, out=self.t)
-            lower = lower.clamp_(self.least, self.most - 1) if self.zero is None else lower.clamp_(self.least - zero, self.most - 1 - zero)
+            if self.zero is None:
+                lower.clamp_(self.least, self.most - 1)
+            else:
+                first = self.least - self.zero.unsqueeze(-1)
+                lower.clamp_(first, first + (self.most - self.least - 1))
             torch.sub(self.y, lower, out=self.place)
             gap: Tensor | None = None
         else:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lowbit.errors import ShapeError, UnsupportedError
 from lowbit.quantizers.grid import Grid, QTensor, dense
-from lowbit.quantizers.quantizer import Quantizer
 from lowbit.solvers.columns import ordinary
 from lowbit.threads import one_thread
 
@@ -17,19 +16,6 @@ from lowbit.threads import one_thread
 DAMPING = 1e-9
 #: rows whose systems are held at a time
 ROWS = 256
-
-
-@dataclass(frozen=True, eq=False)
-class Frozen(Quantizer):
-    """A quantizer with one grid, for solvers of codes under scales that are given."""
-
-    frozen: Grid
-
-    def grid(self, x: Tensor, importance: Tensor | None = None, outer: Grid | None = None) -> Grid:
-        return self.frozen
-
-    def quantize(self, x: Tensor, importance: Tensor | None = None, noise: Tensor | None = None) -> QTensor:
-        return self.frozen.choose(x)
 
 
 def lost(W: Tensor, Q: Tensor, H: Tensor) -> Tensor:
@@ -85,8 +71,8 @@ def refit(W: Tensor, q: QTensor, H: Tensor) -> QTensor:
         new = replace(new, offset=_as_stored(offset, grid.offset))
     before, after = lost(W, q.dequantize(), H), lost(W, QTensor(q.codes, new).dequantize(), H)
     better = (after < before)[:, None]
-    parts = {name: _rows(better, getattr(new, name), getattr(grid, name)) for name in (("scale", "offset") if both else ("scale",))}
-    return QTensor(q.codes, replace(grid, **parts))
+    kept = replace(grid, scale=_rows(better, new.scale, grid.scale))
+    return QTensor(q.codes, replace(kept, offset=_rows(better, new.offset, grid.offset)) if both else kept)
 
 
 def _solved(W: Tensor, T: Tensor, H: Tensor, grid: Grid, both: bool) -> Tensor:
@@ -118,7 +104,7 @@ def _as_stored(values: Tensor, like: Tensor | QTensor | None) -> Tensor | QTenso
     return like.grid.choose(values.float()) if isinstance(like, QTensor) else values.float()
 
 
-def _rows(choose: Tensor, new: Tensor | QTensor, old: Tensor | QTensor) -> Tensor | QTensor:
+def _rows(choose: Tensor, new: Tensor | QTensor | None, old: Tensor | QTensor | None) -> Tensor | QTensor:
     if isinstance(new, QTensor) and isinstance(old, QTensor):
         return QTensor(torch.where(choose, new.codes, old.codes), old.grid)
     assert isinstance(new, Tensor) and isinstance(old, Tensor)
