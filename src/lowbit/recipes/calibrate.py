@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,11 @@ from lowbit.quantizers.weight import Weight
 from lowbit.recipes.plan import LayerPlan, Plan, check_finite
 from lowbit.recipes.solved import Solved, relative_error
 from lowbit.recipes.transforming import Edits, Stretch, Transforming
+from lowbit.recipes.tune import tuned
 from lowbit.recipes.walk import Passes, Resident, Source, Walk, always
+from lowbit.solvers.block_solver import BlockSolver
 from lowbit.solvers.rtn import RTN
+from lowbit.solvers.solver import text as solver_text
 from lowbit.statistics.statistic import Statistic
 
 
@@ -124,14 +127,15 @@ def calibrate(
     space = available_bytes() // 2 if room is None else room
     todo = units(module, made)
     names = [u.name for u in todo if u.name]
-    two = "cross" in made.solver.needs
+    two = made.solver.two_streams
+    together = isinstance(made.solver, BlockSolver)
     if made.transforms and resident is not None:
         raise UnsupportedError(
             "transforms change layers beside those that are quantized, which a streamed model does not keep; leave out --memory"
         )
     transforming = Transforming(module, made.transforms, made.activations, seed, Edits(module) if edits is None else edits)
     transforming.start()
-    walk = Walk(module, names, source, two, hold, spill) if names and (made.needs or made.transforms) else None
+    walk = Walk(module, names, source, two, hold, spill) if names and (made.calibrated or made.transforms) else None
     for unit in todo:
         started = time.perf_counter()
         if progress is not None:
@@ -143,19 +147,22 @@ def calibrate(
             if made.transforms and (unit.name or not names):
                 stretch = _stretch(module, unit, source, walk)
                 done.warnings += transforming.apply(stretch, {_inside(unit, p.name): p for p in unit.layers})
-            originals: dict[str, Tensor] = {p.name: p.target.module.weight.data for p in unit.layers} if two else {}  # type: ignore[misc]
+            originals: dict[str, Tensor] = {}
+            if two or together:
+                originals = {p.name: p.target.module.weight.data for p in unit.layers}  # type: ignore[misc]
             passes = None
             if before is not None:
                 for layer in unit.layers:
                     W, Q = layer.target.matrix, before[layer.name].dequantize()
                     done.solved.append(Solved(layer, before[layer.name], relative_error(W, Q)))
-                    _put_dense(layer, Q)
-            elif not made.solver.needs:
-                for layer in unit.layers:
-                    _solve_layer(layer, made, {}, seed, done)
+                    put_dense(layer, Q)
             else:
-                passes = _passes(module, unit, source, walk, originals, space, streamed=resident is not None)
+                passes = (
+                    _passes(module, unit, source, walk, originals, space, streamed=resident is not None) if made.solver.calibrated else None
+                )
                 _solve_unit(unit, made, passes, seed, done)
+                if isinstance(made.solver, BlockSolver):
+                    _solve_together(unit, made.solver, passes, walk, seed, done)
             if walk is not None and unit.name:
                 (passes or _passes(module, unit, source, walk, originals, 0)).end(walk, unit.name)
             passes = None
@@ -189,10 +196,31 @@ def _passes(
         return source.forward(source.samples[i]) if walk is None or not streamed else walk.run_outside(i)
 
     inside = walk is not None and bool(unit.name)
-    return Passes(module.get_submodule(unit.name), run, layers, len(source.samples), room, originals, bool(originals) and inside)
+    exact = inside and walk is not None and walk.exact is not None
+    return Passes(module.get_submodule(unit.name), run, layers, len(source.samples), room, originals, exact)
 
 
-def _solve_unit(unit: Unit, made: Plan, passes: Passes, seed: int, done: Finished) -> None:
+def _solve_together(unit: Unit, solver: BlockSolver, passes: Passes | None, walk: Walk | None, seed: int, done: Finished) -> None:
+    """Go on from the layers as solved one by one."""
+    if walk is None or passes is None or not unit.name:
+        by = solver_text(solver.start)
+        done.warnings += [
+            f"{p.name}: {solver_text(solver)} solves blocks, and this layer lies in none; solved by {by}" for p in unit.layers
+        ]
+    elif unit.layers:
+        done.solved = tuned(unit.name, solver, done.solved, passes, walk, seed)
+        for solved in done.solved:
+            put_dense(solved.layer, solved.weight.dequantize())
+
+
+def _solve_unit(unit: Unit, made: Plan, passes: Passes | None, seed: int, done: Finished) -> None:
+    """Each layer for itself; those of a block in the order in which they run."""
+    if isinstance(made.solver, BlockSolver):
+        made = replace(made, solver=made.solver.start)
+    if passes is None or not made.solver.needs:
+        for each in unit.layers:
+            _solve_layer(each, made, {}, seed, done)
+        return
     block, layers = passes.block, passes.layers
     graph = discover(block, lambda: passes.run(0))
     able = graph.groups(layers.keys() - graph.unsure.keys())
@@ -255,7 +283,7 @@ def _solve_layer(layer: LayerPlan, made: Plan, stats: Mapping[str, Tensor] | Non
         raise type(error)(f"layer {layer.name}: {error}") from error
     Q = weight.dequantize()
     done.solved.append(Solved(layer, weight, relative_error(W, Q), output_error(W, Q, (stats or {}).get("gram"))))
-    _put_dense(layer, Q)
+    put_dense(layer, Q)
 
 
 def output_error(W: Tensor, Q: Tensor, H: Tensor | None) -> float | None:
@@ -272,7 +300,7 @@ def output_error(W: Tensor, Q: Tensor, H: Tensor | None) -> float | None:
     return lost / max(whole, 1e-300)
 
 
-def _put_dense(layer: LayerPlan, Q: Tensor) -> None:
+def put_dense(layer: LayerPlan, Q: Tensor) -> None:
     """A parameter of its own: what was tied to the old one keeps the old numbers."""
     module: Any = layer.target.module
     old = module.weight

@@ -26,13 +26,13 @@ def calibration_source(
     Raises:
         DataError: a method needs data and no text is named, or the texts are too short.
     """
-    if not any(p.needs for p in plans):
+    if not any(p.calibrated for p in plans):
         wired = [torch.arange(min(SHORT, model.context))[None]] if any(p.transforms for p in plans) else []
         return Source(wired, model.logits)
     if isinstance(texts, str | Text):
         texts = [texts]
     if not texts:
-        named = next(p for p in plans if p.needs)
+        named = next(p for p in plans if p.calibrated)
         raise DataError(f"the method {named.method} needs calibration data: name a text, as with --calibrate pydoc")
     read = [load_text(t) if isinstance(t, str) else t for t in texts]
     return Source(samples(model, read, sequences, length), model.logits)

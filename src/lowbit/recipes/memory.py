@@ -67,7 +67,7 @@ def room(module: nn.Module, made: Plan, sequences: int, length: int, shard: int,
     """
     needed = need(module, made, sequences, length, streamed=limit is not None)
     if limit is None:
-        return Room(max(made.peak_nbytes, needed.total(spilled=False) if made.needs else 0), False, None, shard)
+        return Room(max(made.peak_nbytes, needed.total(spilled=False) if made.calibrated else 0), False, None, shard)
     spill = spill_under(limit, needed)
     peak = needed.total(spill)
     return Room(peak, spill, (limit - peak) // 2, min(shard, limit // 8))
@@ -81,13 +81,13 @@ def need(module: nn.Module, made: Plan, sequences: int, length: int, *, streamed
     widest = max(p.shape[1] for p in made.layers)
     heaviest = max(torch.Size(p.shape).numel() for p in made.layers)
     streams = 1 + ("cross" in made.solver.needs)
-    square = widest * widest if made.needs else 0
+    square = widest * widest if made.calibrated else 0
     return Need(
         now=resident_bytes(),
         block=largest * 4 * (2 if streamed else 1),
         statistics=square * 8 * (2 + streams) + square * 4,
         work=square * (8 * streams + 4) + heaviest * 28,
-        hidden=streams * sequences * length * hidden_size * 4 if made.needs else 0,
+        hidden=streams * sequences * length * hidden_size * 4 if made.calibrated else 0,
     )
 
 

@@ -65,10 +65,9 @@ class Plan:
     transforms: tuple[Transform, ...] = ()
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """Names of the statistics that the solver and the transforms read; none if the run needs no data."""
-        steps = [step for each in self.transforms for step in each.steps()]
-        return tuple(dict.fromkeys([*self.solver.needs, *(name for step in steps for name in step.needs)]))
+    def calibrated(self) -> bool:
+        """Whether the run needs data: its solver, or one of its transforms."""
+        return self.solver.calibrated or any(step.needs for each in self.transforms for step in each.steps())
 
     @property
     def method(self) -> str:
@@ -80,7 +79,7 @@ class Plan:
         """The layers without those whose weight another one holds already: tied ones that are quantized alike."""
         first: dict[tuple[int, ...], LayerPlan] = {}
         for i, layer in enumerate(self.layers):
-            alone = bool(self.needs or self.transforms) or getattr(getattr(layer.quantizer, "rounding", None), "noisy", False)
+            alone = self.calibrated or bool(self.transforms) or getattr(getattr(layer.quantizer, "rounding", None), "noisy", False)
             first.setdefault((i,) if alone else (id(layer.target.module.weight), id(layer.quantizer)), layer)
         return tuple(first.values())
 

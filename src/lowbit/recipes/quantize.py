@@ -64,7 +64,7 @@ def quantize(
     if isinstance(data, Source):
         source = data
     elif isinstance(model, nn.Module):
-        if made.needs or made.transforms:
+        if made.calibrated or made.transforms:
             raise DataError(f"{type(model).__name__} has no tokenizer: give data=Source(samples, forward) with what its forward takes")
         source = Source((), model)
     else:

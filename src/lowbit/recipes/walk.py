@@ -123,6 +123,7 @@ class Passes:
         self.replay = Replay(block, layers, room)
         self.recorded: list[dict[str, Tensor]] = []
         self.outputs: list[Tensor] = []
+        self.exact_ended = False
 
     def record(self, products: Sequence[str]) -> None:
         """Run the full-precision stream once and keep what it feeds these products, if there is room for that of all sequences."""
@@ -152,19 +153,25 @@ class Passes:
         with self.replay.sample(i):
             return product_inputs(self.block, module, lambda: self.run(i)), reference
 
+    def end_exact(self, walk: Walk, name: str) -> None:
+        """Move the full-precision stream of a walk, if there is one, through the block, once; its inputs cannot be asked for after that."""
+        if walk.exact is None or self.exact_ended:
+            return
+        with originals_in(self.layers.values(), self.originals):
+            for i in range(self.count):
+                walk.exact[i] = self.outputs[i] if self.outputs else walk.run(name, i, exact=True)
+        self.exact_ended = True
+        self.recorded.clear()
+        self.outputs.clear()
+
     def end(self, walk: Walk, name: str) -> None:
         """Move both streams of a walk through the finished block.
 
         Raises:
             NonFiniteError: an output is not finite.
         """
+        self.end_exact(walk, name)
         for i in range(self.count):
-            if walk.exact is not None:
-                if self.outputs:
-                    walk.exact[i] = self.outputs[i]
-                else:
-                    with originals_in(self.layers.values(), self.originals):
-                        walk.exact[i] = walk.run(name, i, exact=True)
             with self.replay.sample(i):
                 out = walk.run(name, i)
             if not bool(torch.isfinite(out).all()):

@@ -111,6 +111,21 @@ def table_rounder(
     return lambda w: restored((units(w).round() + zero).clamp(fmt.min, fmt.max) - zero)
 
 
+def rounders(grid: Grid) -> Callable[[int], RoundColumn]:
+    """For each column how to round it; quick where the grid is an ordinary one, which is laid out element by element once."""
+    fmt = grid.format
+    if not isinstance(fmt, TableFormat) or not ordinary(grid):
+        return lambda column: column_rounder(grid, column)
+
+    def laid(values: Tensor | QTensor | None, blocks: Blocks) -> Tensor | None:
+        return None if values is None else blocks.expand(dense(values), grid.shape).mT.contiguous()
+
+    scale, zero = laid(grid.scale, grid.blocks), laid(grid.zero, grid.blocks)
+    offset = laid(grid.offset, grid.offset_blocks or grid.blocks)
+    parts = (scale, zero, offset, None if scale is None else divisor(scale))
+    return lambda column: table_rounder(fmt, nearest_even, *(None if p is None else p[column] for p in parts))
+
+
 @dataclass
 class GroupFits:
     """Scales of groups of columns, fitted one after the other and put together into one grid at the end."""

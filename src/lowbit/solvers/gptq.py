@@ -14,12 +14,12 @@ from lowbit.catalog import Source, register
 from lowbit.errors import DataError, ShapeError, UnsupportedError
 from lowbit.formats.table import TableFormat
 from lowbit.philox import Key
-from lowbit.quantizers.grid import Grid, QTensor, dense
+from lowbit.quantizers.grid import Grid, dense
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.scheme import Scheme
 from lowbit.quantizers.weight import Weight
 from lowbit.rounding.ieee754 import nearest_even
-from lowbit.solvers.columns import GroupFits, RoundColumn, column_rounder, divisor, ordinary, outer_level, refittable, table_rounder
+from lowbit.solvers.columns import GroupFits, RoundColumn, column_rounder, ordinary, outer_level, refittable, rounders, table_rounder
 from lowbit.solvers.solver import Solver
 from lowbit.threads import one_thread
 
@@ -87,7 +87,10 @@ class GPTQ(Solver):
         group = n if group == -1 else group
         perm = self._permutation(diagonal, group or n)
         U = shared_factor(H, self.damping, self.order, group or n, perm)
-        sweep = _Sweep(W, quantizer, U, perm, group if self.order != "act" else 0, self.batch)
+        start = quantizer.grid(W)
+        if type(start) is not Grid:
+            raise UnsupportedError(f"gptq rounds column by column, which a {type(start).__name__} does not do; take the solver rtn")
+        sweep = _Sweep(W, start, U, perm, quantizer if group and self.order != "act" else None, group, self.batch)
         C, grid = sweep.run()
         chosen = replace(grid, overflow="saturate").choose(C, nearest_even)
         if not isinstance(quantizer, Scheme):  # it may pack its tensors in a way of its own
@@ -176,22 +179,31 @@ def _cholesky(H: Tensor, *, upper: bool = False) -> tuple[Tensor, int]:
     return L, int(info)
 
 
+def on_grid(W: Tensor, grid: Grid, H: Tensor, damping: float) -> QTensor:
+    """The codes that the sweep in act-order gives on a grid that stays as it is.
+
+    Shapes:
+        W   (out, in) float32
+        H   (in, in) float64
+    """
+    perm = H.diagonal().argsort(descending=True, stable=True)
+    C, _ = _Sweep(W, grid, shared_factor(H, damping, "act", len(H), perm), perm, None, 0, 128).run()
+    return replace(grid, overflow="saturate").choose(C, nearest_even)
+
+
 class _Sweep:
     """One pass over the columns, in the order of ``perm``; works on W transposed, so that columns are contiguous."""
 
-    def __init__(self, W: Tensor, quantizer: Quantizer, U: Tensor, perm: Tensor | None, group: int, batch: int):
-        self.W, self.quantizer, self.U, self.perm, self.batch = W, quantizer, U, perm, batch
-        self.group = group
-        start = quantizer.grid(W)
-        if type(start) is not Grid:
-            raise UnsupportedError(f"gptq rounds column by column, which a {type(start).__name__} does not do; take the solver rtn")
+    def __init__(self, W: Tensor, start: Grid, U: Tensor, perm: Tensor | None, refits: Quantizer | None, group: int, batch: int):
+        """``refits`` fits the scales of each group of columns when the sweep reaches it; None keeps those of ``start``."""
+        self.W, self.U, self.perm, self.batch, self.group = W, U, perm, batch, group
         self.fits: GroupFits | None = None
         self.static: Grid | None = start
-        if group:
-            assert isinstance(quantizer, Scheme)
-            self.fits = GroupFits(quantizer, (W.shape[0], W.shape[1]), group, outer_level(start))
+        if refits is not None:
+            assert isinstance(refits, Scheme)
+            self.fits = GroupFits(refits, (W.shape[0], W.shape[1]), group, outer_level(start))
             self.static = None
-        self.rows: _StaticRows | None = None if self.static is None else _StaticRows.of(self.static, quantizer)
+        self.rounders = None if self.static is None else rounders(self.static)
 
     def run(self) -> tuple[Tensor, Grid]:
         """Each column as it was when its turn came, and the grid; rounded to nearest they are the result."""
@@ -207,8 +219,8 @@ class _Sweep:
                 column = places[j]
                 if self.fits is not None and j % self.group == 0:
                     rounder = self._next_group(work, lost, start, j, column // self.group)
-                elif self.fits is None:
-                    rounder = self._static_rounder(column)
+                elif self.rounders is not None:
+                    rounder = self.rounders(column)
                 assert rounder is not None
                 w = work[j]
                 error = (w - rounder(w)) / self.U[j, j]
@@ -238,31 +250,3 @@ class _Sweep:
             parts = [None if v is None else dense(v)[:, 0] for v in (grid.scale, grid.zero, grid.offset)]
             return table_rounder(fmt, nearest_even, *parts)
         return column_rounder(grid.part(slice(None), slice(0, 1)), 0)
-
-    def _static_rounder(self, column: int) -> RoundColumn:
-        assert self.static is not None
-        return column_rounder(self.static, column) if self.rows is None else self.rows.rounder(column)
-
-
-class _StaticRows:
-    """The scales of a whole grid laid out element by element and transposed, for quick access to single columns."""
-
-    def __init__(self, fmt: TableFormat, parts: list[Tensor | None]):
-        self.fmt, self.parts = fmt, [*parts, None if parts[0] is None else divisor(parts[0])]
-
-    @classmethod
-    def of(cls, grid: Grid, quantizer: Quantizer) -> _StaticRows | None:
-        if not isinstance(grid.format, TableFormat) or not ordinary(grid):
-            return None
-
-        def laid(values: Tensor | QTensor | None, blocks: object) -> Tensor | None:
-            if values is None:
-                return None
-            where = grid.blocks if blocks is None else grid.offset_blocks
-            assert where is not None
-            return where.expand(dense(values), grid.shape).mT.contiguous()
-
-        return cls(grid.format, [laid(grid.scale, None), laid(grid.zero, None), laid(grid.offset, grid.offset_blocks)])
-
-    def rounder(self, column: int) -> RoundColumn:
-        return table_rounder(self.fmt, nearest_even, *(None if p is None else p[column] for p in self.parts))

@@ -23,6 +23,16 @@ class Solver(ABC):
 
     needs: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether calibration data are needed."""
+        return bool(self.needs)
+
+    @property
+    def two_streams(self) -> bool:
+        """Whether the full-precision model is run beside the quantized one."""
+        return "cross" in self.needs
+
     @abstractmethod
     def solve(self, W: Tensor, quantizer: Quantizer, stats: Mapping[str, Tensor], key: Key) -> Weight:
         """The quantized weight; W is left as it is.
