@@ -129,10 +129,6 @@ def calibrate(
     names = [u.name for u in todo if u.name]
     two = made.solver.two_streams
     together = isinstance(made.solver, BlockSolver)
-    if made.transforms and resident is not None:
-        raise UnsupportedError(
-            "transforms change layers beside those that are quantized, which a streamed model does not keep; leave out --memory"
-        )
     transforming = Transforming(module, made.transforms, made.activations, seed, Edits(module) if edits is None else edits)
     transforming.start()
     walk = Walk(module, names, source, two, hold, spill) if names and (made.calibrated or made.transforms) else None

@@ -85,10 +85,18 @@ def need(module: nn.Module, made: Plan, sequences: int, length: int, *, streamed
     return Need(
         now=resident_bytes(),
         block=largest * 4 * (2 if streamed else 1),
-        statistics=square * 8 * (2 + streams) + square * 4,
+        statistics=max(square * 8 * (2 + streams) + square * 4, _of_transforms(made, blocks)),
         work=square * (8 * streams + 4) + heaviest * 28,
         hidden=streams * sequences * length * hidden_size * 4 if made.calibrated else 0,
     )
+
+
+def _of_transforms(made: Plan, blocks: list[str]) -> int:
+    """Bytes of the matrices that transforms collect on all edges of a block at once."""
+    if not any("gram" in step.needs for each in made.transforms for step in each.steps()):
+        return 0
+    inside = {b: {p.shape[1] for p in made.layers if p.name.startswith(f"{b}.")} for b in blocks or [""]}
+    return max(sum(8 * 2 * width * width for width in widths) for widths in inside.values())
 
 
 def spill_under(limit: int, found: Need) -> bool:

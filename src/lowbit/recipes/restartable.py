@@ -21,6 +21,7 @@ from lowbit.checkpoint.reading import Model, Tensors
 from lowbit.checkpoint.writing import Writer, claim_folder, versions, whole
 from lowbit.errors import CheckpointError, OutputError
 from lowbit.models.streaming import Streamed
+from lowbit.nn.change import CHILD, describe
 from lowbit.nn.packed import PackedWeight, keep_dense
 from lowbit.nn.replace import packed_module, put
 from lowbit.progress import ProgressCallback
@@ -29,6 +30,7 @@ from lowbit.recipes.calibrate import Finished, Unit, calibrate
 from lowbit.recipes.export import finish, finish_assets, write_packed
 from lowbit.recipes.plan import Plan
 from lowbit.recipes.solved import Solved
+from lowbit.recipes.transforming import Edits
 from lowbit.recipes.walk import Source
 
 RUN = "run.json"
@@ -106,9 +108,11 @@ def quantize_restartably(
 
     done: list[Finished] = []
     last = 0
+    edits = Edits(model.module, [p.name for p in made.layers], undoable=False)
     run = calibrate(
-        model.module, made, seen, seed=seed, progress=progress, known=known, resident=resident, spill=folder if spill else None, room=room
-    )
+        model.module, made, seen, seed=seed, progress=progress, known=known, resident=resident, spill=folder if spill else None, room=room,
+        edits=edits,
+    )  # fmt: skip
     for each in run:
         last = max(last, each.unit.index + 1)
         if each.unit.index in finished:
@@ -124,7 +128,7 @@ def quantize_restartably(
     writer.start_at(last)
     writer.manifest.measured["layers"] = {name: found for f in done for name, found in f.figures.items()}
     if isinstance(model, Streamed):
-        _add_rest(writer, model)
+        _add_rest(writer, model, edits)
         manifest = finish_assets(writer, model, folder)
     else:
         keep_dense(model.module)
@@ -134,8 +138,9 @@ def quantize_restartably(
     return manifest, done
 
 
-def _add_rest(writer: Writer, model: Streamed) -> None:
-    """Every tensor of a streamed model that no packed layer holds, one at a time."""
+def _add_rest(writer: Writer, model: Streamed, edits: Edits) -> None:
+    """Every tensor of a streamed model that no packed layer holds, one at a time, and what transforms have changed or added."""
+    writer.manifest.changes = describe(model.module)
     written: dict[str, str] = {}
     for name, _ in model.module.named_parameters(remove_duplicate=False):
         if name.rpartition(".")[0] in writer.manifest.layers and name.endswith(".weight"):
@@ -145,7 +150,10 @@ def _add_rest(writer: Writer, model: Streamed) -> None:
             writer.manifest.tied[name] = written[source]
             continue
         written[source] = name
-        writer.add(name, model.read(name))
+        writer.add(name, edits.tensors[name] if name in edits.tensors else model.read(name))
+    for name, buffer in model.module.named_buffers():
+        if f".{CHILD}." in name:
+            writer.add(name, buffer)
 
 
 def check_enterable(folder: Path) -> None:

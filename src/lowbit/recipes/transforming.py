@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -24,31 +24,45 @@ from lowbit.transforms.transform import Change, Edge, Scaled, StreamTransform, T
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 
 
-@dataclass
 class Edits:
-    """What transforms have changed in a model; it can be undone."""
+    """What transforms have changed in a model.
 
-    model: nn.Module
-    undone: list[Callable[[], object]] = field(default_factory=list)
+    Args:
+        planned: names of layers whose weights are stored quantized.
+        undoable: whether it can be undone, for which the original numbers are held.
+
+    Attributes:
+        tensors: name of a parameter -> its new numbers, without the weights of planned layers.
+    """
+
+    def __init__(self, model: nn.Module, planned: Iterable[str] = (), *, undoable: bool = True):
+        self.model, self.undoable = model, undoable
+        self.planned = {f"{name}.weight" for name in planned}
+        self.tensors: dict[str, Tensor] = {}
+        self._back: list[Callable[[], object]] = []
 
     def set(self, layer: str, parameter: str, value: Tensor) -> None:
         """A parameter of a layer gets other numbers, or is there at all. What was tied to it keeps the old ones."""
         module: Any = self.model.get_submodule(layer)
         old = module._parameters.get(parameter)
         setattr(module, parameter, nn.Parameter(value.detach(), requires_grad=False if old is None else old.requires_grad))
-        self.undone.append(lambda: setattr(module, parameter, old))
+        if f"{layer}.{parameter}" not in self.planned:
+            self.tensors[f"{layer}.{parameter}"] = value.detach()
+        if self.undoable:
+            self._back.append(lambda: setattr(module, parameter, old))
 
     def attach(self, layer: str, change: Change, side: Literal["input", "output"] = "input") -> None:
         """A change is computed in front of a layer, or after it."""
         module = self.model.get_submodule(layer)
         attach(module, change, side)
-        self.undone.append(lambda: detach(module))
+        self._back.append(lambda: detach(module))
 
     def undo(self) -> None:
         """Everything as it was."""
-        for back in reversed(self.undone):
+        for back in reversed(self._back):
             back()
-        self.undone.clear()
+        self._back.clear()
+        self.tensors.clear()
 
 
 @dataclass(frozen=True)
