@@ -56,7 +56,7 @@ class LLMFP4(Transform):
         n = b.clamp(max=int(b.min()) + (1 << self.exponent_bits) - 1) - int(b.min())
         if edge.classes is not None:  # channels of one source: the smallest shift serves all
             least = torch.full((int(edge.classes.max()) + 1,), int(n.max()), dtype=n.dtype)
-            n = least.scatter_reduce(0, edge.classes, n, "amin")[edge.classes]
+            n = least.scatter_reduce(0, edge.classes, n.cpu(), "amin")[edge.classes].to(n.device)
         return Scaled(torch.ldexp(torch.ones_like(n, dtype=torch.float32), -n))
 
     def rounded_bias(self, reach: Tensor) -> Tensor:

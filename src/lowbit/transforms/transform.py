@@ -191,7 +191,7 @@ class Edge:
         quantizers: of these weights.
         activations: the quantizer of the numbers themselves, or None where they stay as they are.
         producer: what can make the changed numbers instead: a norm, a product, or None.
-        classes: (channels,) int64, the channel of the producer that each channel comes from; equal ones can only change alike.
+        classes: (channels,) int64 on the CPU, the channel of the producer that each channel comes from; equal ones can only change alike.
         source: the weight of a product that produces the numbers, (channels, in), one row for each channel.
     """
 
@@ -213,8 +213,9 @@ class Edge:
         if self.classes is None or len(self.classes.unique()) == len(self.classes):
             return scale
         count = int(self.classes.max()) + 1
-        total = torch.zeros(count, dtype=torch.float64).index_add_(0, self.classes, scale.double().log())
-        return (total / torch.bincount(self.classes, minlength=count).clamp(min=1)).exp()[self.classes].to(scale.dtype)
+        total = torch.zeros(count, dtype=torch.float64).index_add_(0, self.classes, scale.double().log().cpu())
+        mean = (total / torch.bincount(self.classes, minlength=count).clamp(min=1)).exp()
+        return mean[self.classes].to(scale.device, scale.dtype)
 
     def weight_absmax(self) -> Tensor:
         """The largest magnitude of each column over all weights, (channels,)."""
