@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,7 @@ class Finished:
         seconds: wall-clock time of the unit.
         warnings: one line each.
         figures: layer -> what is measured of it, by name.
+        biases: layer -> its bias, where that is another one than before.
     """
 
     unit: Unit
@@ -60,10 +61,18 @@ class Finished:
     seconds: float = 0.0
     warnings: list[str] = field(default_factory=list)
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    biases: dict[str, Tensor] = field(default_factory=dict)
 
 
-#: unit -> its weights by layer, if they are known from an earlier run
-Known = Callable[[Unit], Mapping[str, Weight] | None]
+class Before(NamedTuple):
+    """What is known of a unit from an earlier run: its weights by layer, and the biases that were changed."""
+
+    weights: Mapping[str, Weight]
+    biases: Mapping[str, Tensor]
+
+
+#: unit -> what is known of it, or None
+Known = Callable[[Unit], Before | None]
 
 
 def merged(warnings: Iterable[str]) -> list[str]:
@@ -129,7 +138,8 @@ def calibrate(
     names = [u.name for u in todo if u.name]
     two = made.solver.two_streams
     together = isinstance(made.solver, BlockSolver)
-    transforming = Transforming(module, made.transforms, made.activations, seed, Edits(module) if edits is None else edits)
+    changed = Edits(module) if edits is None else edits
+    transforming = Transforming(module, made.transforms, made.activations, seed, changed)
     transforming.start()
     walk = Walk(module, names, source, two, hold, spill) if names and (made.calibrated or made.transforms) else None
     for unit in todo:
@@ -149,14 +159,16 @@ def calibrate(
             passes = None
             if before is not None:
                 for layer in unit.layers:
-                    W, Q = layer.target.matrix, before[layer.name].dequantize()
-                    done.solved.append(Solved(layer, before[layer.name], relative_error(W, Q)))
+                    W, Q = layer.target.matrix, before.weights[layer.name].dequantize()
+                    done.solved.append(Solved(layer, before.weights[layer.name], relative_error(W, Q)))
                     put_dense(layer, Q)
+                for name, bias in before.biases.items():
+                    _put_bias(name, bias, changed, done)
             else:
                 passes = (
                     _passes(module, unit, source, walk, originals, space, streamed=resident is not None) if made.solver.calibrated else None
                 )
-                _solve_unit(unit, made, passes, seed, done)
+                _solve_unit(unit, made, passes, seed, done, changed)
                 if isinstance(made.solver, BlockSolver):
                     _solve_together(unit, made.solver, passes, walk, seed, done)
             if walk is not None and unit.name:
@@ -209,13 +221,13 @@ def _solve_together(unit: Unit, solver: BlockSolver, passes: Passes | None, walk
             put_dense(solved.layer, solved.weight.dequantize())
 
 
-def _solve_unit(unit: Unit, made: Plan, passes: Passes | None, seed: int, done: Finished) -> None:
+def _solve_unit(unit: Unit, made: Plan, passes: Passes | None, seed: int, done: Finished, changed: Edits) -> None:
     """Each layer for itself; those of a block in the order in which they run."""
     if isinstance(made.solver, BlockSolver):
         made = replace(made, solver=made.solver.start)
     if passes is None or not made.solver.needs:
         for each in unit.layers:
-            _solve_layer(each, made, {}, seed, done)
+            _solve_layer(each, made, {}, seed, done, changed)
         return
     block, layers = passes.block, passes.layers
     graph = discover(block, lambda: passes.run(0))
@@ -228,17 +240,17 @@ def _solve_unit(unit: Unit, made: Plan, passes: Passes | None, seed: int, done: 
             layer = layers[name]
             if stats is None:
                 done.warnings.append(f"{layer.name}: {reason}; rounded to nearest")
-            elif tokens < layer.shape[1] and name == group[0]:
+            elif "gram" in stats and tokens < layer.shape[1] and name == group[0]:
                 done.warnings.append(
                     f"{layer.name}: {tokens} calibration tokens give a Gram matrix of rank {tokens} at most for {layer.shape[1]} inputs; "
                     "use more sequences or a larger damping"
                 )
-            _solve_layer(layer, made, stats, seed, done)
+            _solve_layer(layer, made, stats, seed, done, changed)
         passes.replay.settle(group)
     left = sorted(layers.keys() - {n for group in groups for n in group})
     for name in left:
         done.warnings.append(f"{layers[name].name}: {graph.unsure.get(name, 'it did not run')}; rounded to nearest")
-        _solve_layer(layers[name], made, None, seed, done)
+        _solve_layer(layers[name], made, None, seed, done, changed)
     if left:  # they may run before what has been kept
         passes.replay.forget()
         passes.replay.settle(left)
@@ -269,7 +281,7 @@ def _collect(made: Plan, unit: Unit, passes: Passes, first: str) -> tuple[dict[s
     return {name: s.value() for name, s in statistics.items()}, tokens, ""
 
 
-def _solve_layer(layer: LayerPlan, made: Plan, stats: Mapping[str, Tensor] | None, seed: int, done: Finished) -> None:
+def _solve_layer(layer: LayerPlan, made: Plan, stats: Mapping[str, Tensor] | None, seed: int, done: Finished, changed: Edits) -> None:
     W = layer.target.matrix
     key = Key(seed, layer.name)
     solver = RTN() if stats is None else made.solver
@@ -278,8 +290,17 @@ def _solve_layer(layer: LayerPlan, made: Plan, stats: Mapping[str, Tensor] | Non
     except LowbitError as error:
         raise type(error)(f"layer {layer.name}: {error}") from error
     Q = weight.dequantize()
+    shift = None if stats is None else solver.bias(W, Q, stats)
     done.solved.append(Solved(layer, weight, relative_error(W, Q), output_error(W, Q, (stats or {}).get("gram"))))
     put_dense(layer, Q)
+    if shift is not None:
+        module: Any = layer.target.module
+        _put_bias(layer.name, (shift if module.bias is None else shift + module.bias.data).to(module.weight.dtype), changed, done)
+
+
+def _put_bias(layer: str, bias: Tensor, changed: Edits, done: Finished) -> None:
+    changed.set(layer, "bias", bias)
+    done.biases[layer] = bias
 
 
 def output_error(W: Tensor, Q: Tensor, H: Tensor | None) -> float | None:

@@ -57,7 +57,7 @@ def finish(writer: Writer, model: Model, folder: Path) -> Manifest:
     writer.manifest.changes = describe(model.module)
     packed = tuple(f"{name}." for name, m in model.module.named_modules(remove_duplicate=False) if isinstance(m, PackedWeight))
     for name, tensor in model.module.state_dict(keep_vars=True).items():
-        if isinstance(tensor, Tensor) and not name.startswith(packed):
+        if isinstance(tensor, Tensor) and not name.startswith(packed) and name not in writer.manifest.tensors:
             writer.add(name, tensor)
     return finish_assets(writer, model, folder)
 

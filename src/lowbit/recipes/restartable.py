@@ -25,8 +25,7 @@ from lowbit.nn.change import CHILD, describe
 from lowbit.nn.packed import PackedWeight, keep_dense
 from lowbit.nn.replace import packed_module, put
 from lowbit.progress import ProgressCallback
-from lowbit.quantizers.weight import Weight
-from lowbit.recipes.calibrate import Finished, Unit, calibrate
+from lowbit.recipes.calibrate import Before, Finished, Unit, calibrate
 from lowbit.recipes.export import finish, finish_assets, write_packed
 from lowbit.recipes.plan import Plan
 from lowbit.recipes.solved import Solved
@@ -97,14 +96,14 @@ def quantize_restartably(
     finished: dict[int, dict[str, Any]] = {}
     originals: dict[int, dict[str, str]] = {}
 
-    def known(unit: Unit) -> Mapping[str, Weight] | None:
+    def known(unit: Unit) -> Before | None:
         before = "" if unit.index == 0 else json.dumps(originals[unit.index - 1])
         originals[unit.index] = _originals(unit) | {"": hashlib.blake2b(before.encode(), digest_size=16).hexdigest()}  # and of all before
         entry = _read_unit(folder, unit, mark, originals[unit.index])
         if entry is None:
             return None
         finished[unit.index] = entry
-        return entry["weights"]  # type: ignore[no-any-return]
+        return Before(entry["weights"], entry["biases"])
 
     done: list[Finished] = []
     last = 0
@@ -144,6 +143,8 @@ def _add_rest(writer: Writer, model: Streamed, edits: Edits) -> None:
     written: dict[str, str] = {}
     for name, _ in model.module.named_parameters(remove_duplicate=False):
         if name.rpartition(".")[0] in writer.manifest.layers and name.endswith(".weight"):
+            continue
+        if name in writer.manifest.tensors:
             continue
         source = model.tied.get(name, name)
         if source in written:
@@ -229,6 +230,8 @@ def _write_unit(writer: Writer, folder: Path, done: Finished, made: Plan, mark: 
             held.append(weight)
         packed = packed_module(solved.layer.target.module, weight, made.activations)
         write_packed(writer, solved.layer.name, packed)
+    for name, bias in done.biases.items():
+        writer.add(f"{name}.bias", bias)
     writer.start_at(done.unit.index)
     writer.flush()
     entry = {
@@ -239,6 +242,7 @@ def _write_unit(writer: Writer, folder: Path, done: Finished, made: Plan, mark: 
         "tied": {n: t for n, t in writer.manifest.tied.items() if n not in tied},
         "figures": {s.layer.name: _figures(s) for s in done.solved},
         "warnings": done.warnings,
+        "biases": sorted(done.biases),
     }
     with whole(_unit_path(folder, done.unit)) as temporary:
         temporary.write_text(json.dumps(entry) + "\n", encoding="utf-8")
@@ -264,6 +268,7 @@ def _read_unit(folder: Path, unit: Unit, mark: Mapping[str, str], originals: Map
             name: PackedWeight.described(stored.starting(f"{name}.weight."), facts["shape"], facts["terms"]).unpacked()
             for name, facts in entry["layers"].items()
         }
+        entry["biases"] = {name: stored[f"{name}.bias"] for name in entry["biases"]}
     except (CheckpointError, ValueError, KeyError, TypeError):
         return None
     return entry if set(entry["weights"]) == {p.name for p in unit.layers} else None

@@ -45,6 +45,10 @@ class Solver(ABC):
             key: seed and tensor name, for methods that draw random numbers.
         """
 
+    def bias(self, W: Tensor, Q: Tensor, stats: Mapping[str, Tensor]) -> Tensor | None:
+        """What is added to the layer's bias once its weight W holds the numbers Q, (out,) float32; None leaves it."""
+        return None
+
     def nbytes(self, quantizer: Quantizer, shape: tuple[int, ...]) -> int:
         """Bytes of the weight that ``solve`` gives: those of the quantizer, unless a solver stores more (or less)."""
         return quantizer.nbytes(shape)
