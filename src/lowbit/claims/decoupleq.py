@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 from lowbit.catalog import Source, register
 from lowbit.claims.claim import Budget, Checks, Claim, Figures
@@ -30,7 +31,7 @@ ROUNDS = (1, 2, 4)
 
 def measure(budget: Budget, progress: ProgressCallback | None = None) -> Figures:
     """Losses of the model, and output errors of the layers of its first block."""
-    layers = []
+    layers: list[dict[str, Any]] = []
     figures: Figures = {"losses": [], "output error": layers}
     for subject in subjects(budget, 12.0, figures):
         for spec in (TWO, THREE):
@@ -39,7 +40,7 @@ def measure(budget: Budget, progress: ProgressCallback | None = None) -> Figures
                 stats = {"gram": H}
                 gptq = solver(GPTQ).solve(W, q, stats, Key(0, name))
                 assert isinstance(gptq.terms[0], QTensor)
-                row: dict[str, object] = {"model": subject.name, "weights": spec, "layer": name}
+                row: dict[str, Any] = {"model": subject.name, "weights": spec, "layer": name}
                 row["gptq"] = round(output_loss(W, gptq.dequantize(), H), 6)
                 row["gptq and one refit"] = round(output_loss(W, refit(W, gptq.terms[0], H).dequantize(), H), 6)
                 for k in ROUNDS:

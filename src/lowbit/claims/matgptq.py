@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lowbit.catalog import Source, register
 from lowbit.claims.claim import Budget, Checks, Claim, Figures
 from lowbit.claims.subjects import layer_problems, output_loss, subjects
@@ -27,7 +29,7 @@ WIDTHS = (3, 4, 6, 8)
 
 def measure(budget: Budget, progress: ProgressCallback | None = None) -> Figures:
     """The share of the output that is lost, in the mean over the layers of the first blocks."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     figures: Figures = {"output error": rows}
     for subject in subjects(budget, 2.0, figures):
         problems = layer_problems(subject, "*layers.[0-2].*")
