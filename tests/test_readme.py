@@ -123,6 +123,16 @@ def test_commands_and_options_exist(page: str) -> None:
         assert options <= known[name] | {"--help"}, f"{page}: lowbit {name} has no {options - known[name]}"
 
 
+def test_the_solver_of_the_walk_through_is_the_one_in_the_library() -> None:
+    """Its file and its test are shown as they are, and are as short as is said."""
+    page = (ROOT / "docs" / "adding_a_solver.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^`(\S+\.py)`:\n\n```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert [path for path, _ in shown] == ["src/lowbit/solvers/owq.py", "tests/solvers/test_owq.py"]
+    for path, code in shown:
+        assert code == (ROOT / path).read_text(encoding="utf-8"), f"{path} is another in docs/adding_a_solver.md"
+    assert sum(bool(line.strip()) for _, code in shown for line in code.splitlines()) < 60
+
+
 def test_there_are_commands_to_check() -> None:
     assert len(command_lines(README)) > 10
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lowbit.claims import subjects as module
 from lowbit.claims.claim import Budget, Figures
-from lowbit.claims.subjects import Subject, extra, losses, normal, pairs, relative_mse, student, subjects
+from lowbit.claims.subjects import Subject, extra, layer_problems, losses, normal, output_loss, pairs, relative_mse, student, subjects
 from lowbit.data.text import Text
 from lowbit.evaluation.measure import evaluate
 from lowbit.models.builtin import Builtin
@@ -110,3 +110,20 @@ def test_numbers_do_not_depend_on_the_shape_they_are_asked_in() -> None:
         return x.flatten().numpy()
 
     assert math.isclose(float(normal((4, 8), "a")[0, 3]), flat(normal((32,), "a"))[3])
+
+
+def test_problems_of_layers_are_what_they_read(tiny: Subject) -> None:
+    """Names in the order of the model, weights untouched, and a Gram matrix whose rank is that of the tokens."""
+    before = {n: p.clone() for n, p in tiny.model.module.named_parameters()}
+    problems = layer_problems(tiny, "*layers.0.*")
+    assert [n.rpartition(".")[2] for n, _, _ in problems] == [
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    ]  # fmt: skip
+    for name, W, H in problems:
+        assert torch.equal(W, before[f"{name}.weight"])
+        assert tuple(H.shape) == (W.shape[1], W.shape[1]) and bool((H.diagonal() >= 0).all())
+    assert torch.equal(problems[0][2], problems[2][2])
+    assert all(torch.equal(p, before[n]) for n, p in tiny.model.module.named_parameters())
+    W, H = problems[0][1:]
+    assert output_loss(W, torch.zeros_like(W), H) == pytest.approx(1.0)
+    assert output_loss(W, 1.1 * W, H) == pytest.approx(0.01)

@@ -51,7 +51,7 @@ def contents(folder):
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize("solver", ["rtn", "gptq"])
+@pytest.mark.parametrize("solver", ["rtn", "gptq", "signround:steps=3:start=qep"])
 def test_the_bytes_do_not_depend_on_threads_runs_or_streaming(run, tmp_path, solver):
     before, found = torch.get_num_threads(), []
     try:
@@ -74,7 +74,7 @@ def test_the_output_layer_of_a_streamed_model(run, tmp_path, solver, tied):
     assert found[0].digest == found[1].digest
 
 
-@pytest.mark.parametrize("solver", ["rtn", "gptq"])
+@pytest.mark.parametrize("solver", ["rtn", "gptq", "signround:steps=3"])
 @pytest.mark.parametrize("units", [0, 1, 2, 3])
 def test_a_run_that_is_cut_off_ends_in_the_same_bytes(run, tmp_path, solver, units):
     whole = run(tmp_path / "whole", "int4 g32", solver)
@@ -277,20 +277,21 @@ from lowbit.recipes.restartable import quantize_restartably
 
 torch.set_num_threads(1)
 model = Builtin.load()
-made = plan(model.module, "int4 g64", "gptq")
+made = plan(model.module, "int4 g64", sys.argv[2])
 source = calibration_source(model, [made], [load_text("builtin")], 4, 64)
 print(quantize_restartably(model, made, Path(sys.argv[1]), source)[0].digest)
 """
 
 
 @pytest.mark.slow
-def test_sigkill_at_random_moments_ends_in_the_same_bytes(tmp_path):
+@pytest.mark.parametrize("solver", ["gptq", "signround:steps=8"])
+def test_sigkill_at_random_moments_ends_in_the_same_bytes(tmp_path, solver):
     """The built-in model in a process of its own, killed up to three times in one folder, then left to end."""
     environment = os.environ | {"PYTHONPATH": str(Path(lowbit.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     cut, moments = tmp_path / "cut", [random.uniform(0.0, 1.0) for _ in range(3)]
 
     def start(folder):
-        return subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], stdout=subprocess.PIPE, text=True, env=environment)
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(folder), solver], stdout=subprocess.PIPE, text=True, env=environment)
 
     whole, finished_units = start(tmp_path / "whole"), []
     for moment in moments:

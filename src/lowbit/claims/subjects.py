@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,12 +16,18 @@ from torch import Tensor
 from lowbit.claims.claim import Budget, Figures
 from lowbit.data.text import Text, halves, load_text
 from lowbit.errors import DataError, MissingPackage, ModelError
-from lowbit.evaluation.sweep import compare
+from lowbit.evaluation.sweep import compare, originals_kept
 from lowbit.models.builtin import Builtin
 from lowbit.models.huggingface import HuggingFace
 from lowbit.models.model import LanguageModel
 from lowbit.philox import Key, noise
 from lowbit.progress import ProgressCallback
+from lowbit.quantizers.quantizer import Quantizer
+from lowbit.quantizers.weight import Weight
+from lowbit.recipes.calibrate import calibrate
+from lowbit.recipes.calibration_data import calibration_source
+from lowbit.recipes.plan import plan
+from lowbit.solvers.rtn import RTN
 
 SMOLLM2 = "SmolLM2-135M"
 
@@ -100,6 +106,36 @@ def losses(subject: Subject, weights: Sequence[str], solvers: Sequence[str], pro
                 "loss": round(loss, 5), "extra": round(loss - math.log(found.baseline.perplexity[text]), 5),
             })  # fmt: skip
     return rows
+
+
+@dataclass(frozen=True)
+class Recording(RTN):
+    """Rounds to nearest and keeps what each layer was solved with."""
+
+    seen: Any = None
+    needs: ClassVar[tuple[str, ...]] = ("gram",)
+
+    def solve(self, W: Tensor, quantizer: Quantizer, stats: Mapping[str, Tensor], key: Key) -> Weight:
+        self.seen.append((key.tensor, W.clone(), stats["gram"]))
+        return super().solve(W, quantizer, stats, key)
+
+
+def layer_problems(subject: Subject, pattern: str) -> list[tuple[str, Tensor, Tensor]]:
+    """Name, weight and Gram matrix (of inputs with the layers before at 8 bits) of the layers that a glob matches, calibrated."""
+    seen: list[tuple[str, Tensor, Tensor]] = []
+    model = subject.model
+    made = plan(model.module, "int8 row", Recording(seen=seen), only=[pattern])
+    source = calibration_source(model, [made.solver], [subject.calibration], subject.sequences, 512)
+    with originals_kept(model, made):
+        for _ in calibrate(model.module, made, source):
+            pass
+    return seen
+
+
+def output_loss(W: Tensor, Q: Tensor, H: Tensor) -> float:
+    """||(W - Q) X||^2 / ||W X||^2."""
+    W, D = W.double(), W.double() - Q.double()
+    return float(((D @ H) * D).sum() / ((W @ H) * W).sum())
 
 
 def extra(rows: Sequence[dict[str, Any]], **wanted: str) -> float:

@@ -14,6 +14,7 @@ from torch import nn
 from lowbit.errors import UnsupportedError
 from lowbit.nn.graph import block_names
 from lowbit.recipes.plan import Plan
+from lowbit.solvers.block_solver import BlockSolver
 
 #: the parameter of glibc's mallopt
 MMAP_THRESHOLD = -3
@@ -80,15 +81,22 @@ def need(module: nn.Module, made: Plan, sequences: int, length: int, *, streamed
     largest = max((sum(p.numel() for p in module.get_submodule(b).parameters()) for b in blocks), default=0)
     widest = max(p.shape[1] for p in made.layers)
     heaviest = max(torch.Size(p.shape).numel() for p in made.layers)
-    streams = 1 + ("cross" in made.solver.needs)
-    square = widest * widest if made.calibrated else 0
+    streams = 1 + made.solver.two_streams
+    alone = made.solver.start if isinstance(made.solver, BlockSolver) else made.solver
+    square = widest * widest if alone.needs else 0
     return Need(
         now=resident_bytes(),
         block=largest * 4 * (2 if streamed else 1),
         statistics=max(square * 8 * (2 + streams) + square * 4, _of_transforms(made, blocks)),
-        work=square * (8 * streams + 4) + heaviest * 28,
+        work=max(square * (8 * streams + 4) + heaviest * 28, _together(largest, widest, length) if alone is not made.solver else 0),
         hidden=streams * sequences * length * hidden_size * 4 if made.calibrated else 0,
     )
+
+
+def _together(largest: int, widest: int, length: int) -> int:
+    """Of the weights of a block moved together: what is kept of each, its gradients by thread, and what a pass keeps for its gradient."""
+    threads = torch.get_num_threads()
+    return 4 * (largest * (12 + 2 * threads) + threads * length * 40 * widest)
 
 
 def _of_transforms(made: Plan, blocks: list[str]) -> int:

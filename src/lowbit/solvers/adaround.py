@@ -24,7 +24,8 @@ NAGEL = Source(
     "arXiv:2004.10568",
     parts="Eq. 21-24; gate=scaled is the scale-aware gate of FP4DiT, arXiv:2503.15465, for grids whose steps differ",
     departs="The output that is matched is that of a block (as in BRECQ, arXiv:2102.05426), not of a layer. Any grid with two neighbours; "
-    "the gate is scaled with the step over its mean. Far fewer steps at a higher rate by default.",
+    "the gate is scaled with the step over its mean. The weight of the penalty is relative to the gradients, so that it need not be found "
+    "anew for each model (in the paper 0.01, absolute). Far fewer steps at a higher rate by default.",
     records=("adaround", "fp4dit", "fpq-diffusion"),
 )
 
@@ -41,12 +42,13 @@ Gate = Literal["plain", "scaled"]
 class AdaRound(Reconstruction):
     """w = low + h(V) gap with h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1), begun at h = (w - low) / gap; in the end h >= 1/2 goes up.
 
-    The error of the block plus ``penalty`` * sum(1 - |2 h - 1|^beta), beta falling from 20 to 2, after a fifth of the steps without it.
+    The error of the block plus lambda * sum(1 - |2 h - 1|^beta), beta falling from 20 to 2, after a fifth of the steps without it. lambda
+    is ``penalty`` times the mean magnitude of the error's derivatives in h, at each step and for each weight matrix.
 
     Args:
         steps, batch, checks: see ``Reconstruction``.
         rate: of Adam.
-        penalty: of undecided gates, for an error summed over channels and averaged over places.
+        penalty: of undecided gates.
         gate: ``plain``, or ``scaled``: sigmoid(V / step), so that weights on small steps are moved as fast as others.
 
     Raises:
@@ -55,7 +57,7 @@ class AdaRound(Reconstruction):
 
     steps: int = 80
     rate: float = 0.1
-    penalty: float = 0.01
+    penalty: float = 1.0
     gate: Gate = "plain"
 
     def __post_init__(self) -> None:
@@ -107,9 +109,10 @@ class Gated(Soft):
         beta = exponent(progress)
         if beta is not None and self.solver.penalty > 0:
             away = 2 * self.h - 1
-            slope = slope.sub_(away.abs().pow_(beta - 1).mul_(away.sign_()), alpha=2 * beta * self.solver.penalty)
+            weight = self.solver.penalty * float(slope.abs().mean())
+            slope = slope.sub_(away.abs().pow_(beta - 1).mul_(away.sign_()), alpha=2 * beta * weight)
         within = (self.V / self.unit).sigmoid_()
-        self.adam.step(slope.mul_(within.mul_(1 - within)).mul_((self.h > 0) & (self.h < 1)).div_(self.unit))
+        self.adam.step(slope.mul_(within.mul_(1 - within).mul_(RIGHT - LEFT)).mul_((self.h > 0) & (self.h < 1)).div_(self.unit))
 
     def hard(self) -> Tensor:
         return torch.addcmul(self.between.low, (self.V >= 0).float(), self.between.gap)

@@ -14,7 +14,7 @@ from lowbit.catalog import Source, register
 from lowbit.errors import DataError, ShapeError, UnsupportedError
 from lowbit.formats.table import TableFormat
 from lowbit.philox import Key
-from lowbit.quantizers.grid import Grid, dense
+from lowbit.quantizers.grid import Grid, QTensor, dense
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.scheme import Scheme
 from lowbit.quantizers.weight import Weight

@@ -81,16 +81,18 @@ class LoRC(Solver):
 
 def compensation(E: Tensor, H: Tensor, rank: int, fit: Fit) -> tuple[Tensor, Tensor]:
     """The factors (out, rank) and (rank, in) of the best product for an error E (out, in), float64 on one thread."""
+    if not bool(H.diagonal().any()):  # nothing is known of the inputs
+        fit = "none"
     with one_thread():
         if fit == "gram":
             damped = H.clone()
-            damped.diagonal().add_(1e-6 * H.diagonal().mean().clamp(min=1e-300))
+            damped.diagonal().add_(1e-6 * H.diagonal().mean())
             S = torch.linalg.cholesky(damped)
             U, D, V = torch.linalg.svd(E @ S, full_matrices=False)
             V = torch.linalg.solve_triangular(S, V, upper=False, left=False)
         elif fit == "diagonal":
             size = H.diagonal().sqrt()
-            size = size + 1e-3 * size.mean().clamp(min=1e-300)  # inputs that are always zero keep a little weight
+            size = size + 1e-3 * size.mean()  # inputs that are always zero keep a little weight
             U, D, V = torch.linalg.svd(E * size, full_matrices=False)
             V = V / size
         else:

@@ -73,9 +73,8 @@ class MatGPTQ(Solver):
         Raises:
             UnsupportedError: its codes have no slices.
         """
-        fmt = getattr(quantizer, "format", None)
-        known = isinstance(quantizer, Scheme) and isinstance(fmt, TableFormat) and fmt.levels == 2**fmt.bits
-        if not known or max(self.widths) > fmt.bits:
+        fmt = quantizer.format if isinstance(quantizer, Scheme) else None
+        if not isinstance(fmt, TableFormat) or fmt.levels != 2**fmt.bits or max(self.widths) > fmt.bits:
             raise UnsupportedError(f"matgptq:bits={self.bits} slices integers, {text(quantizer)} holds none; take int8 g64")
         return quantizer.nbytes(shape)
 

@@ -78,7 +78,8 @@ def grid_of(W: Tensor, quantizer: Quantizer, start: Weight) -> tuple[Tensor, Gri
     other = q.grid.dequantize(found.codes[(rank + towards).clamp(0, last)])
     reach = INSIDE * (other - Q)
     moved = (W.float() - Q) * towards
-    return Q + torch.minimum(moved, reach.abs()) * towards, q.grid
+    there = q.grid.choose(W).codes == q.codes
+    return torch.where(there, W.float(), Q + torch.minimum(moved, reach.abs()) * towards), q.grid
 
 
 def neighbours(W: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
