@@ -125,7 +125,7 @@ def layer_problems(subject: Subject, pattern: str) -> list[tuple[str, Tensor, Te
     seen: list[tuple[str, Tensor, Tensor]] = []
     model = subject.model
     made = plan(model.module, "int8 row", Recording(seen=seen), only=[pattern])
-    source = calibration_source(model, [made.solver], [subject.calibration], subject.sequences, 512)
+    source = calibration_source(model, [made], [subject.calibration], subject.sequences, 512)
     with originals_kept(model, made):
         for _ in calibrate(model.module, made, source):
             pass
