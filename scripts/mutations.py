@@ -23,6 +23,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from mutations_of_changes import FAULTS as CHANGES
 from mutations_of_kernels import FAULTS, Builder, can_build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -307,7 +308,7 @@ MUTATIONS = (
 )
 
 
-MUTATIONS += tuple(Mutation(name, file, ((old, new),), tests) for name, file, old, new, tests in FAULTS)
+MUTATIONS += tuple(Mutation(name, file, ((old, new),), tests) for name, file, old, new, tests in (*FAULTS, *CHANGES))
 
 
 def copy_to(target: Path) -> None:
