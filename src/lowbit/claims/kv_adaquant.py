@@ -28,7 +28,10 @@ HARIRI = Source(
     records=("kv-adaquant",),
 )
 WIDTHS = ((8, 8), (4, 4), (4, 2), (3, 3), (2, 4))
-RECENT, WINDOW, TOKENS = 64, 1024, 2048
+RECENT, WINDOW = 64, 1024
+#: scored of each text; the built-in model's are bytes
+TOKENS = {SMOLLM2: 2048}
+BYTES = 16384
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def measure(budget: Budget, progress: ProgressCallback | None = None) -> Figures
     figures: Figures = {"caches": [], "layers": []}
     for subject in subjects(budget, 8.0, figures):
         window = min(WINDOW, subject.model.context)
-        options: dict[str, Any] = {"window": window, "max_tokens": TOKENS, "progress": progress}
+        options: dict[str, Any] = {"window": window, "max_tokens": TOKENS.get(subject.name, BYTES), "progress": progress}
         subject.model.kv = None
         plain = evaluate(subject.model, subject.texts, **options).perplexity
         for layout in ("token", "channel"):
