@@ -32,9 +32,9 @@ CHAIN = ["smoothquant:edges=all", "quarot:size=16"]
 
 def transformed(module: nn.Module, forward, samples, specs, weights="int8"):
     """Only transform, quantize nothing; the edits, and a function that tells what was left alone."""
-    made = plan(module, weights, transforms=specs)
+    made = plan(module, weights, transforms=specs, activations="int8 tensor")
     edits = Edits(module)
-    work = Transforming(module, made.transforms, None, 0, edits)
+    work = Transforming(module, made.transforms, made.activations, 0, edits)
     work.start()
     names = block_names(module)
     walk = Walk(module, names, Source(samples, forward), False, always, None) if names else None
@@ -126,7 +126,8 @@ def test_a_network_of_convolutions(spec):
 def run(llama_folder):
     def call(folder, chain=CHAIN, solver="gptq", stop=None, model=None):
         opened = lowbit.open_model(str(llama_folder(num_hidden_layers=3, tied=True, dtype="float32"))) if model is None else model
-        made = plan(opened.module, "int4 g16", solver, transforms=chain)
+        inputs = {"arcquant": "int4 g16", "static": "int8 tensor"}.get(chain[-1])
+        made = plan(opened.module, "int4 g16", solver, transforms=chain, activations=inputs)
         source = calibration_source(opened, [made], [WORDS], 4, 32)
 
         def progress(event):
@@ -138,7 +139,7 @@ def run(llama_folder):
     return call
 
 
-@pytest.mark.parametrize("chain", [CHAIN, ["os_plus"], ["awq", "hadamard:size=16"]], ids="+".join)
+@pytest.mark.parametrize("chain", [CHAIN, ["os_plus"], ["awq", "hadamard:size=16"], ["arcquant"], ["smoothquant", "static"]], ids="+".join)
 def test_a_checkpoint_gives_the_same_logits(run, tmp_path, chain):
     manifest, model = run(tmp_path / "whole", chain)
     loaded = lowbit.load(tmp_path / "whole", keep=True)
@@ -149,6 +150,9 @@ def test_a_checkpoint_gives_the_same_logits(run, tmp_path, chain):
     saved = lowbit.save(loaded, tmp_path / "again")
     assert saved.digest == manifest.digest
     assert saved.changes == manifest.changes
+    if chain == ["smoothquant", "static"]:  # each edge has a range of its own
+        specs = {facts["activations"] for facts in manifest.layers.values()}
+        assert len(specs) == 12 and all(spec.startswith("int8 tensor delayed:") for spec in specs)
 
 
 @pytest.mark.parametrize("solver", ["rtn", "gptq", "qep"])

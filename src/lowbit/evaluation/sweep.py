@@ -111,15 +111,15 @@ def _row(
         started = time.perf_counter()
         packed = []
         for done in calibrate(model.module, made, source, seed=seed, progress=progress, edits=edits):
-            packed += [(solved.layer, PackedWeight.of(solved.weight)) for solved in done.solved]
+            packed += [(s.layer, PackedWeight.of(s.weight), done.inputs.get(s.layer.name, made.activations)) for s in done.solved]
             warnings.update(dict.fromkeys(done.warnings))
         seconds = time.perf_counter() - started
-        for layer, weight in packed:
-            put(model.module, layer.name, packed_module(layer.target.module, weight, made.activations))
+        for layer, weight, inputs in packed:
+            put(model.module, layer.name, packed_module(layer.target.module, weight, inputs))
         keep_dense(model.module)
         found = evaluate(model, texts, window=window, stride=stride, max_tokens=max_tokens, reference=reference, progress=progress)
     held = {layer.name for layer in made.held}
-    nbytes = sum(weight.nbytes for layer, weight in packed if layer.name in held)
+    nbytes = sum(weight.nbytes for layer, weight, _ in packed if layer.name in held)
     return Row.of(
         found, str(recipe["weights"]), made.method,
         bits_per_weight=8 * nbytes / max(1, made.elements), nbytes=nbytes + made.rest_nbytes, seconds=seconds,

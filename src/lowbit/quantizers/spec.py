@@ -5,6 +5,7 @@
     spec   = head { token }
     head   = a registered quantizer (nvfp4) or format (float4_e2m1fn) | e<E>m<M>.. | q<I>.<F> | table(-1;0;1)
            | best(e2m1 row;e1m2f row)                             of schemes of one size the one with the least error
+           | augmented(nvfp4;64)                                  the errors of the last 64 channels are quantized too
     token  = g64 | row | tensor | flat64 | 128x128 | ragged       who shares a scale
            | absmax | minmax | mse | floor | percentile:0.99 ..   the scale rule, parameters after colons
            | asym                                                 an unsigned integer, minmax and a zero point
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import lru_cache
 from typing import Any
@@ -33,6 +35,7 @@ from lowbit.errors import LowbitError, SpecError
 from lowbit.formats.format import Format
 from lowbit.formats.minifloat import float16
 from lowbit.formats.table import TableFormat
+from lowbit.quantizers.augmented import Augmented
 from lowbit.quantizers.best import Best
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.scheme import Scheme, cast
@@ -93,8 +96,12 @@ def _head(spec: str, start: int, head: str) -> tuple[Quantizer, bool]:
     entry = catalog.lookup("quantizer", head)
     if entry is not None:
         return entry.thing, False
-    if head.startswith("best(") and head.endswith(")"):
-        return _best(spec, start, head), False
+    kind, opened, inside = head.partition("(")
+    if opened and head.endswith(")") and kind in COMPOUND:
+        try:
+            return COMPOUND[kind](_outside(inside[:-1], ";")), False
+        except LowbitError as error:
+            raise _error(spec, start, str(error).partition("\n")[0]) from None
     try:
         fmt = format_named(head)
     except LowbitError as error:
@@ -107,11 +114,18 @@ def _head(spec: str, start: int, head: str) -> tuple[Quantizer, bool]:
     return cast(fmt), True
 
 
-def _best(spec: str, start: int, head: str) -> Best:
-    try:
-        return Best(tuple(quantizer(option.strip()) for option in _outside(head[5:-1], ";")))  # type: ignore[misc] # checked by Best
-    except LowbitError as error:
-        raise _error(spec, start, str(error).partition("\n")[0]) from None
+def _best(options: list[str]) -> Best:
+    return Best(tuple(quantizer(option.strip()) for option in options))  # type: ignore[misc] # checked by Best
+
+
+def _augmented(words: list[str]) -> Augmented:
+    if len(words) != 2 or not words[1].strip().isdecimal():
+        raise SpecError("augmented() takes a quantizer and a number of channels: augmented(nvfp4;64)")
+    return Augmented(quantizer(words[0].strip()), int(words[1]))
+
+
+#: name before the parenthesis -> what stands inside, cut at semicolons, as a quantizer
+COMPOUND: dict[str, Callable[[list[str]], Quantizer]] = {"best": _best, "augmented": _augmented}
 
 
 def _outside(words: str, separator: str) -> list[str]:
@@ -282,6 +296,8 @@ def text(value: Quantizer) -> str:
             return entry.name
     if isinstance(value, Best):
         return f"best({';'.join(map(text, value.options))})"
+    if isinstance(value, Augmented):
+        return f"augmented({text(value.quantizer)};{value.channels})"
     if not isinstance(value, Scheme):
         raise SpecError(f"{type(value).__name__} is not registered, so it has no spec string; register it as a quantizer")
     ways = [_from_format(value)]

@@ -18,6 +18,7 @@ from lowbit.nn.graph import block_names, discover
 from lowbit.nn.replay import available_bytes
 from lowbit.philox import Key
 from lowbit.progress import Progress, ProgressCallback
+from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.weight import Weight
 from lowbit.recipes.plan import LayerPlan, Plan, check_finite
 from lowbit.recipes.solved import Solved, relative_error
@@ -54,6 +55,7 @@ class Finished:
         warnings: one line each.
         figures: layer -> what is measured of it, by name.
         biases: layer -> its bias, where that is another one than before.
+        inputs: layer -> the quantizer of its inputs, where that is not the plan's.
     """
 
     unit: Unit
@@ -62,6 +64,7 @@ class Finished:
     warnings: list[str] = field(default_factory=list)
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
     biases: dict[str, Tensor] = field(default_factory=dict)
+    inputs: Mapping[str, Quantizer] = field(default_factory=dict)
 
 
 class Before(NamedTuple):
@@ -149,7 +152,7 @@ def calibrate(
         with hold(unit.name, head=not unit.name):
             before = None if known is None else known(unit)
             check_finite(unit.layers)
-            done = Finished(unit, [])
+            done = Finished(unit, [], inputs=transforming.inputs)
             if made.transforms and (unit.name or not names):
                 stretch = _stretch(module, unit, source, walk)
                 done.warnings += transforming.apply(stretch, {_inside(unit, p.name): p for p in unit.layers})

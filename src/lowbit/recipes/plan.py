@@ -151,7 +151,7 @@ def plan(
         ShapeError: blocks do not divide a layer or its inputs: named, with a spec that works.
         UnknownName: a pattern that matches nothing.
         SpecError: a spec string that cannot be parsed.
-        UnsupportedError: activations that need noise.
+        UnsupportedError: activations that need noise, or a transform about activations that are not quantized.
     """
     usual, method = parse(weights), parse_solver(solver)
     changes = tuple(parse_transform(t) for t in transforms)
@@ -177,6 +177,9 @@ def plan(
                 remedy += ";" + "".join(f" --ignore '{name}'" for name in (*kept, *unfit)) + " leaves it as it is"
             raise ShapeError(f"layer {target.name} of shape {shape}: {error}{remedy}") from None
     _check_transforms(changes, chosen)
+    idle = [each for each in changes if activations is None and any(step.of_inputs for step in each.steps())]
+    if idle:
+        raise UnsupportedError(f"{transform_text(idle[0])} is about quantized inputs, and they stay as they are; name their --activations")
     inputs = None if activations is None else _check_inputs(parse(activations), chosen)
     replaced = {id(t.module) for t in chosen}
     elsewhere = {id(getattr(m, "weight", None)) for m in model.modules() if id(m) not in replaced}

@@ -74,7 +74,7 @@ def quantize(
     edits = Edits(module)
     try:
         for done in calibrate(module, made, source, seed=seed, progress=progress, edits=edits):
-            packed += [(solved.layer, PackedWeight.of(solved.weight)) for solved in done.solved]
+            packed += [(s.layer, PackedWeight.of(s.weight), done.inputs.get(s.layer.name, made.activations)) for s in done.solved]
     except BaseException:
         edits.undo()
         raise
@@ -82,8 +82,8 @@ def quantize(
         for layer, weight in originals:
             layer.weight = weight
     first: dict[int, PackedWeight] = {}
-    for planned, parts in packed:
+    for planned, parts, inputs in packed:
         twin = first.setdefault(id(planned.target.module.weight), parts)  # a tied weight is held once
         held = twin if twin.same(parts) else parts
-        put(module, planned.name, packed_module(planned.target.module, held, made.activations))
+        put(module, planned.name, packed_module(planned.target.module, held, inputs))
     return model

@@ -120,7 +120,8 @@ def quantize_restartably(
             _write_unit(writer, folder, each, made, mark, originals[each.unit.index])
         for solved in [] if streamed else each.solved:
             packed = PackedWeight.of(solved.weight)
-            put(model.module, solved.layer.name, packed_module(solved.layer.target.module, packed, made.activations))
+            inputs = each.inputs.get(solved.layer.name, made.activations)
+            put(model.module, solved.layer.name, packed_module(solved.layer.target.module, packed, inputs))
         each.figures = {s.layer.name: _figures(s) for s in each.solved}
         each.solved.clear()
         done.append(each)
@@ -228,7 +229,7 @@ def _write_unit(writer: Writer, folder: Path, done: Finished, made: Plan, mark: 
         if not done.unit.name:  # a table and an output layer that were one are written once
             weight = next((other for other in held if other.shape == weight.shape and other.same(weight)), weight)
             held.append(weight)
-        packed = packed_module(solved.layer.target.module, weight, made.activations)
+        packed = packed_module(solved.layer.target.module, weight, done.inputs.get(solved.layer.name, made.activations))
         write_packed(writer, solved.layer.name, packed)
     for name, bias in done.biases.items():
         writer.add(f"{name}.bias", bias)

@@ -92,12 +92,16 @@ class Transforming:
         transforms: in the order in which they are applied; each is fitted on what the ones before it have left.
         activations: the quantizer of the layers' inputs.
         edits: notes what is changed.
+
+    Attributes:
+        inputs: layer -> the quantizer of its inputs, where a transform has asked for another one.
     """
 
     def __init__(self, model: nn.Module, transforms: Sequence[Transform], activations: Quantizer | None, seed: int, edits: Edits):
         self.model, self.activations, self.seed, self.edits = model, activations, seed, edits
         self.steps = [step for each in transforms for step in each.steps()]
         self.turned: Change | None = None
+        self.inputs: dict[str, Quantizer] = {}
         self._known: dict[tuple[object, ...], list[Junction]] = {}
 
     def start(self) -> None:
@@ -226,11 +230,14 @@ class Transforming:
         stats = self._statistics(step, stretch, found)
         warnings = []
         for junction in found:
-            edge = self._edge(junction, stretch, layers)
+            edge, known = self._edge(junction, stretch, layers), stats.get(junction.consumers[0], {})
             try:
-                change = step.fit(edge, stats.get(junction.consumers[0], {}), Key(self.seed, edge.name, "transform"))
+                change = step.fit(edge, known, Key(self.seed, edge.name, "transform"))
+                inputs = None if edge.activations is None else step.inputs(edge, known)
                 if change is not None and not self._place(change, junction, stretch, step.absorbed):
                     warnings.append(f"{edge.name}: nothing before it can absorb {text(step)}; left as it is")
+                if inputs is not None:
+                    self.inputs |= {stretch.full(name): inputs for name in junction.consumers if name in layers}
             except LowbitError as error:
                 raise type(error)(f"{text(step)} in front of {edge.name}: {error}") from error
         return warnings
@@ -276,7 +283,9 @@ class Transforming:
         quantizers = [layers[name].quantizer for name in planned]
         rows: Any = stretch.module.get_submodule(made).weight.data if made is not None and by == "product" else None
         source = None if rows is None else rows.flatten(1)[junction.classes]
-        return Edge(stretch.full(planned[0]), weights, quantizers, self.activations, by, junction.classes, source)
+        linear = all(isinstance(stretch.module.get_submodule(name), nn.Linear) for name in planned)  # others have no quantized inputs
+        inputs = self.inputs.get(stretch.full(planned[0]), self.activations) if linear else None
+        return Edge(stretch.full(planned[0]), weights, quantizers, inputs, by, junction.classes, source)
 
     def _place(self, change: Change, junction: Junction, stretch: Stretch, absorbed: bool) -> bool:
         """Absorb a change in the layer before, or else have it computed, unless it must be absorbed."""

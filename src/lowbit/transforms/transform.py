@@ -229,10 +229,12 @@ class Transform(ABC):
         needs: names of the statistics of the edge's numbers that ``fit`` reads.
         absorbed: whether the change must disappear into what makes the numbers; edges where that cannot be are left alone. Otherwise
             what cannot be absorbed is computed before the layers, each time.
+        of_inputs: whether it has something to do only where the layers' inputs are quantized.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     absorbed: ClassVar[bool] = True
+    of_inputs: ClassVar[bool] = False
 
     def steps(self) -> tuple[Transform, ...]:
         """The transforms that are applied one after the other; itself, unless it is made of others."""
@@ -253,6 +255,10 @@ class Transform(ABC):
             stats: the statistics named in ``needs``.
             key: seed and name of the edge, for what is drawn.
         """
+
+    def inputs(self, edge: Edge, stats: Mapping[str, Tensor]) -> Quantizer | None:
+        """Another quantizer for the changed numbers, None to keep ``edge.activations``; edge and statistics are those before the change."""
+        return None
 
 
 class StreamTransform(Transform):
