@@ -17,7 +17,7 @@ from lowbit.solvers.solver import solver, text
 
 MEMBERS = [e.name for e in catalog.entries("solver") if issubclass(e.thing, BlockSolver)]
 #: int4 and float codes, scales of scales, a zero point, an offset
-SPECS = ("int3 g32", "nvfp4", "mxfp4 even", "int2 g32 asym", "int4 g32 hqq offset=float16")
+SPECS = ("int3 g32", "int4 tensor", "nvfp4", "mxfp4 even", "int2 g32 asym", "int4 g32 hqq offset=float16")
 
 
 @pytest.mark.parametrize("name", MEMBERS)

@@ -96,3 +96,10 @@ def test_what_does_not_fit_is_named(problem):
             solver(spec)
     assert solver("lorc:inner=rtn:factors=(int8 g32)") == LoRC(RTN(), factors="int8 g32")
     assert text(LoRC(RTN(), 4)) == "lorc:inner=rtn:rank=4"
+
+
+def test_few_tokens_are_no_obstacle_and_a_matrix_that_is_none_is_named(problem):
+    W, H = problem(24, 64, tokens=5)
+    assert bool(torch.isfinite(LoRC(fit="gram").solve(W, quantizer("int4 g32"), {"gram": H}, Key()).dequantize()).all())
+    with pytest.raises(UnsupportedError, match="the Gram matrix of 64 inputs has no Cholesky factor even with damping 0.01; use lorc:fit="):
+        LoRC(RTN(), fit="gram").solve(W, quantizer("int4 g32"), {"gram": torch.diag(torch.tensor([-1.0, 2.0] * 32).double())}, Key())

@@ -40,8 +40,8 @@ def test_narrow_ranges_round_to_a_grid_that_is_stored(spec):
 def test_v_rounds_the_other_way():
     W = weight()
     learned = Learned(W, quantizer("int4 g32 scale=float32").grid(W))
-    start = learned.round(*shares(learned), None)[0]
-    up = learned.round(*shares(learned), torch.full_like(learned.x, 0.4999))[0]
+    start = learned.round(*shares(learned), None)[0].clone()
+    up = learned.round(*shares(learned), torch.full_like(learned.x, 0.4999))[0].clone()
     down = learned.round(*shares(learned), torch.full_like(learned.x, -0.4999))[0]
     scale = learned.scale0.repeat_interleave(32, 1)
     assert bool(torch.isin(((up - start) / scale).round(), torch.tensor([0.0, 1.0])).all())
@@ -61,7 +61,8 @@ def test_gradients_are_those_of_a_model_in_torch(spec):
     high, low = shares(learned, 0.6, 0.7)
     values, _ = learned.round(high, low, v.detach())
     direction = torch.randn(values.shape, generator=g)
-    of_v, of_high, of_low = learned.gradients(direction)
+    of_v = torch.empty_like(learned.x)
+    of_high, of_low = learned.gradients(direction, v.detach(), lambda piece, found: of_v[piece].copy_(found))
 
     high.requires_grad_()
     least, most, x = learned.least, learned.most, grid.blocks.split(W)
@@ -74,14 +75,17 @@ def test_gradients_are_those_of_a_model_in_torch(spec):
         exact = least - bottom.unsqueeze(-1) / scale
         zero = exact  # its rounding is taken for nothing
     y = x / scale
-    reached = (grid.blocks.split(values) / scale.detach()).detach()  # t, held
-    inside = ((learned.place - 0.5).abs() <= 1).detach()
+    reached = (grid.blocks.split(values.clone()) / scale.detach()).detach()  # t, held
+    bottom_end, top_end = (least, most) if low is None else ((least - zero).detach().round(), (most - zero).detach().round())
+    if learned.whole:
+        inside = ((y + v).round() <= top_end) & ((y + v).round() >= bottom_end)
+    else:
+        inside = (y + 2 * v).abs() <= 7  # half the last gap, from 4 to 6, beyond the end
     straight = y + v + (reached - y - v).detach()
-    ends = torch.where(learned.place > 0.5, most - zero, least - zero) if low is not None else reached
+    ends = torch.where(reached > y, least - zero, most - zero) if low is not None else reached
     model = scale * torch.where(inside, straight, ends)
     wanted = torch.autograd.grad((model * grid.blocks.split(direction)).sum(), [v, high] + ([] if low is None else [low]))
-    scaled = of_v * scale.detach()
-    assert torch.allclose(scaled, wanted[0], atol=1e-5)
+    assert torch.allclose(of_v * scale.detach(), wanted[0], atol=1e-5)
     assert torch.allclose(of_high, wanted[1], rtol=1e-3, atol=1e-3)
     if low is not None:
         assert torch.allclose(of_low, wanted[2], rtol=1e-3, atol=1e-3)

@@ -81,7 +81,9 @@ class Perturbed(Soft):
         return self._round()[0]
 
     def move(self, gradient: Tensor, progress: float) -> None:
-        for adam, slope in zip(self.adams, self.learned.gradients(gradient), strict=False):
+        of_v = torch.empty_like(self.V)
+        slopes = self.learned.gradients(gradient, None, lambda piece, found: of_v[piece].copy_(found))
+        for adam, slope in zip(self.adams, (of_v, *slopes), strict=False):
             assert slope is not None
             adam.step(slope, 1 - progress)
         for share in self.shares:

@@ -14,7 +14,7 @@ from lowbit.errors import UnsupportedError
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.weight import Weight
 from lowbit.solvers import neighbours
-from lowbit.solvers.neighbours import Between, grid_of, stored
+from lowbit.solvers.neighbours import Between, grid_of, pieces, stored
 from lowbit.solvers.reconstruction import Adam, Reconstruction, Soft
 
 NAGEL = Source(
@@ -97,22 +97,31 @@ class Gated(Soft):
             mean = float(self.between.gap.double().mean())
             self.unit = (self.between.gap / mean).clamp_(min=1e-3) if mean > 0 else 1.0
         self.V = ungate(self.between.place.clamp(NEAR, 1 - NEAR)) * self.unit
+        self.out = torch.empty_like(self.V)
         self.parameters = (self.V,)
         self.adam = Adam(self.V, solver.rate)
 
+    def _unit(self, piece: slice) -> Tensor | float:
+        return self.unit[piece] if isinstance(self.unit, Tensor) else self.unit
+
     def values(self) -> Tensor:
-        self.h = gate(self.V / self.unit)
-        return torch.addcmul(self.between.low, self.h, self.between.gap)
+        for i in pieces(self.V):
+            torch.addcmul(self.between.low[i], gate(self.V[i] / self._unit(i)), self.between.gap[i], out=self.out[i])
+        return self.out
 
     def move(self, gradient: Tensor, progress: float) -> None:
-        slope = gradient.mul_(self.between.gap)
-        beta = exponent(progress)
+        beta, weight = exponent(progress), 0.0
         if beta is not None and self.solver.penalty > 0:
-            away = 2 * self.h - 1
-            weight = self.solver.penalty * float(slope.abs().mean())
-            slope = slope.sub_(away.abs().pow_(beta - 1).mul_(away.sign_()), alpha=2 * beta * weight)
-        within = (self.V / self.unit).sigmoid_()
-        self.adam.step(slope.mul_(within.mul_(1 - within).mul_(RIGHT - LEFT)).mul_((self.h > 0) & (self.h < 1)).div_(self.unit))
+            weight = self.solver.penalty * float((gradient * self.between.gap).abs_().mean())
+        for i in pieces(self.V):
+            V = self.V[i] / self._unit(i)
+            h, within = gate(V), V.sigmoid_()
+            slope = gradient[i].mul_(self.between.gap[i])
+            if beta is not None and weight:
+                away = 2 * h - 1
+                slope.sub_(away.abs().pow_(beta - 1).mul_(away.sign_()), alpha=2 * beta * weight)
+            slope.mul_(within.mul_(1 - within).mul_(RIGHT - LEFT)).masked_fill_((h <= 0) | (h >= 1), 0).div_(self._unit(i))
+        self.adam.step(gradient)
 
     def hard(self) -> Tensor:
         return torch.addcmul(self.between.low, (self.V >= 0).float(), self.between.gap)

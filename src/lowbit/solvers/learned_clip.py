@@ -74,7 +74,7 @@ class Clipped(Soft):
         return self._round()[0]
 
     def move(self, gradient: Tensor, progress: float) -> None:
-        _, *slopes = self.learned.gradients(gradient)
+        slopes = self.learned.gradients(gradient, None, lambda piece, of_v: None)
         for adam, share, slope in zip(self.adams, self.shares, slopes, strict=False):
             assert slope is not None
             adam.step(slope * share * (1 - share), 1 - progress)

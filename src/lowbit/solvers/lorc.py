@@ -85,9 +85,7 @@ def compensation(E: Tensor, H: Tensor, rank: int, fit: Fit) -> tuple[Tensor, Ten
         fit = "none"
     with one_thread():
         if fit == "gram":
-            damped = H.clone()
-            damped.diagonal().add_(1e-6 * H.diagonal().mean())
-            S = torch.linalg.cholesky(damped)
+            S = _root(H)
             U, D, V = torch.linalg.svd(E @ S, full_matrices=False)
             V = torch.linalg.solve_triangular(S, V, upper=False, left=False)
         elif fit == "diagonal":
@@ -99,3 +97,14 @@ def compensation(E: Tensor, H: Tensor, rank: int, fit: Fit) -> tuple[Tensor, Ten
             U, D, V = torch.linalg.svd(E, full_matrices=False)
     root = D[:rank].sqrt()
     return U[:, :rank] * root, root[:, None] * V[:rank]
+
+
+def _root(H: Tensor) -> Tensor:
+    """The Cholesky factor of H with a little more on its diagonal, and more where that does not do."""
+    for share in (1e-6, 1e-4, 1e-2):
+        damped = H.clone()
+        damped.diagonal().add_(share * H.diagonal().mean())
+        S, info = torch.linalg.cholesky_ex(damped)
+        if not int(info):
+            return S
+    raise UnsupportedError(f"the Gram matrix of {len(H)} inputs has no Cholesky factor even with damping 0.01; use lorc:fit=diagonal")

@@ -22,6 +22,16 @@ from lowbit.rounding.ieee754 import down
 INSIDE = 0.49
 
 
+#: elements of a piece that stays in the cache
+PIECE = 1 << 16
+
+
+def pieces(x: Tensor) -> list[slice]:
+    """Slices of the first axis of about ``PIECE`` elements each."""
+    rows = max(1, PIECE * len(x) // max(1, x.numel()))
+    return [slice(i, i + rows) for i in range(0, len(x), rows)]
+
+
 class Order(NamedTuple):
     """A format with its numbers in ascending order, by code.
 

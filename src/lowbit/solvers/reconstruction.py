@@ -15,6 +15,7 @@ from lowbit.philox import Key
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.weight import Weight
 from lowbit.solvers.block_solver import BlockSolver, Forward, Sample
+from lowbit.solvers.neighbours import pieces
 from lowbit.threads import Workers, workers
 
 #: shares of the steps after which the error of the rounded weights is looked at
@@ -61,7 +62,7 @@ class Reconstruction(BlockSolver):
     """
 
     steps: int = 40
-    batch: int = 1
+    batch: int = 2
     checks: int = 4
 
     def __post_init__(self) -> None:
@@ -173,7 +174,9 @@ class Adam:
         """One step against the gradient, at this share of the rate."""
         self.steps += 1
         first, second = self.decay
-        self.mean.lerp_(gradient, 1 - first)
-        self.square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        size = (self.square / (1 - second**self.steps)).sqrt_().add_(1e-12)
-        self.parameter.addcdiv_(self.mean, size, value=-self.rate * share / (1 - first**self.steps))
+        rate = -self.rate * share / (1 - first**self.steps)
+        for i in pieces(self.parameter):
+            mean, square = self.mean[i].lerp_(gradient[i], 1 - first), self.square[i].mul_(second)
+            square.addcmul_(gradient[i], gradient[i], value=1 - second)
+            size = (square / (1 - second**self.steps)).sqrt_().add_(1e-12)
+            self.parameter[i].addcdiv_(mean, size, value=rate)

@@ -14,7 +14,7 @@ from lowbit.quantizers.grid import Grid
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.weight import Weight
 from lowbit.solvers import neighbours, ranges
-from lowbit.solvers.neighbours import Between, grid_of, stored
+from lowbit.solvers.neighbours import Between, grid_of, pieces, stored
 from lowbit.solvers.ranges import Learned
 from lowbit.solvers.reconstruction import Reconstruction, Soft
 
@@ -82,15 +82,19 @@ class Rounded(Soft):
         self.W, self.grid, self.quantizer, self.rate = W, grid, quantizer, rate
         self.between = Between.of(stand_in, grid)
         self.v = torch.zeros_like(self.between.place)
+        self.out = torch.empty_like(self.v)
         self.parameters = (self.v,)
 
     def values(self) -> Tensor:
         low, gap, place = self.between
-        return torch.addcmul(low, (place + self.v >= 0.5).float(), gap)
+        for i in pieces(self.v):
+            torch.addcmul(low[i], (place[i] + self.v[i] >= 0.5).float(), gap[i], out=self.out[i])
+        return self.out
 
     def move(self, gradient: Tensor, progress: float) -> None:
-        free = ((self.between.place + self.v - 0.5).abs_() <= 1).float()
-        self.v.add_(gradient.sign_().mul_(free), alpha=-self.rate * (1 - progress))
+        for i in pieces(self.v):
+            held = (self.between.place[i] + self.v[i]).sub_(0.5).abs_() > 1
+            self.v[i].add_(gradient[i].sign_().masked_fill_(held, 0), alpha=-self.rate * (1 - progress))
 
     def hard(self) -> Tensor:
         return self.values()
@@ -115,12 +119,14 @@ class RoundedInRange(Soft):
         return self.learned.round(self.high, self.low, self.v)[0]
 
     def move(self, gradient: Tensor, progress: float) -> None:
-        of_v, *of_ends = self.learned.gradients(gradient)
-        for share, slope in zip((self.high, self.low), of_ends, strict=True):
+        def take(piece: slice, of_v: Tensor) -> None:
+            if self.v is not None:
+                self.v[piece].add_(of_v.sign_(), alpha=-self.rate * (1 - progress))
+
+        slopes = self.learned.gradients(gradient, self.v, take)
+        for share, slope in zip((self.high, self.low), slopes, strict=True):
             if share is not None and slope is not None:
                 share.add_(slope.sign_(), alpha=-self.range_rate * (1 - progress)).clamp_(NARROWEST, 1)
-        if self.v is not None:
-            self.v.add_(of_v.sign_(), alpha=-self.rate * (1 - progress))
 
     def hard(self) -> Tensor:
         return self.values()

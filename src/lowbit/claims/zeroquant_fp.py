@@ -1,4 +1,4 @@
-"""LoRC: how much of what 4 and 3 bits lose a low-rank product gives back."""
+"""LoRC of ZeroQuant-FP: how much of what 4 and 3 bits lose a low-rank product gives back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WU = Source(
     2023,
     "arXiv:2307.09782",
     parts="the tables with and without LoRC",
-    departs="Weights only; the low-rank part of the record zeroquant-fp, under its own name.",
+    departs="Its low-rank compensation only, on weights; the formats of activations and the constrained scales are not tried.",
     records=("zeroquant-fp",),
 )
 WEIGHTS = ("int4 g64", "e2m1 g64", "int3 g64")
@@ -45,7 +45,7 @@ def judge(figures: Figures) -> Checks:
     return checks
 
 
-lorc = register("claim", "lorc", WU)(
+zeroquant_fp = register("claim", "zeroquant-fp", WU)(
     Claim(
         statement="A product of rank 8 in 8 bits gives back part of what 4-bit weights lose, most of all in small models.",
         setting="int4, e2m1 and int3 in groups of 64, all linear layers but the output one; rank 8 after rounding to nearest and after "
