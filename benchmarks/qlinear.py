@@ -57,7 +57,7 @@ FLOAT = {
     "int4 g32": 0.85, "int4 g128": 0.85, "nvfp4": 0.85, "mxfp4": 0.85, "nf4": 0.85, USER_TABLE: 0.85, "int8 row": 0.85,
     "float8_e4m3fn row": 0.85, "int2 g64": 0.6, "ternary": 0.6, "hif4": None, "int3 g64": None, "mxfp6_e2m3": None,
 }  # fmt: skip
-WHOLE = ("int4 g32", "int8 row", "ternary")
+WHOLE = ("int4 g32", "int4 g128", "int8 row", "ternary")
 QUICK = ("int4 g32", "nvfp4", "int8 row", "ternary")
 
 

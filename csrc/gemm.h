@@ -13,6 +13,7 @@ struct Gemm {
   size_t tiles;          // of 16 rows of W in a panel
   size_t panels;         // that are multiplied together, at most
   size_t rows;           // of x that are prepared at a time
+  size_t least;          // rows of x from which on it is quicker than kernels/linear.h and kernels/linear_int8.h
   size_t (*input_nbytes)(const PackedLinear& w, size_t m);
   size_t (*room_nbytes)(const PackedLinear& w, size_t m);  // of a thread
   // rows first to last - 1 of x, in float32, bfloat16 or float16; first is a multiple of `rows`

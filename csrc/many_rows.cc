@@ -9,8 +9,6 @@
 namespace lowbit {
 namespace {
 
-// From so many rows of x on panels are quicker than kernels/linear.h and kernels/linear_int8.h.
-size_t least_rows(Arithmetic arithmetic) { return arithmetic == FLOAT32_SUMS ? 32 : 9; }
 constexpr size_t MOST = 512;  // rows of x that are prepared together
 
 Scratch& of_call() {
@@ -29,8 +27,8 @@ size_t size_of(int32_t type) { return type == FLOAT32 ? 4 : 2; }
 
 const Gemm* many_rows_kernel(const PackedLinear& w, size_t m, Arithmetic arithmetic) {
   const Gemm* found = target().gemm(w, arithmetic);
-  if (!found && arithmetic == BFLOAT16_SUMS) found = target().gemm(w, arithmetic = FLOAT32_SUMS);
-  return m < least_rows(arithmetic) ? nullptr : found;
+  if (!found && arithmetic == BFLOAT16_SUMS) found = target().gemm(w, FLOAT32_SUMS);
+  return found && m >= found->least ? found : nullptr;
 }
 
 void multiply_many_rows(const Gemm& gemm, const PackedLinear& w, const void* x, int32_t type, size_t rows, void* y, const float* bias, int threads) {

@@ -163,27 +163,25 @@ LB_INLINE U widened(const uint16_t* p) {
 #endif
 }
 
-// What is stored once a block, `count` groups of 16 rows, as float32. Of the next call's, for which tiles go `step` at a time, memory is asked.
-static void read_blocks(const PerBlock& b, size_t tile, size_t groups, size_t first, size_t count, size_t step, float* to) {
+// What is stored once a block, `count` groups of 16 rows, as float32, `apart` numbers from one group to the next. Of the next call's, for which
+// tiles go `step` at a time, memory is asked.
+static void read_blocks(const PerBlock& b, size_t tile, size_t groups, size_t first, size_t count, size_t step, float* to, size_t apart = TILE_ROWS) {
   const size_t at = (tile * groups + first) * TILE_ROWS, n = count * TILE_ROWS;
-  const uint16_t* halves = (const uint16_t*)b.data + at;
   const size_t size = b.store == STORE_FLOAT32 ? 4 : b.store == STORE_BYTE ? 1 : 2;
   const size_t next = at + n + (first + count < groups ? 0 : (step - 1) * groups * TILE_ROWS);
   for (size_t i = 0; i < n * size; i += 64) __builtin_prefetch((const char*)b.data + next * size + i);
+  const auto each = [&](const auto& number) {
+    for (size_t v = 0; v < TILE_ROWS; v += LANES)
+      for (size_t i = 0; i < count; i++) store(to + i * apart + v, number(at + i * TILE_ROWS + v));
+  };
   switch (b.store) {
-    case STORE_FLOAT32:
-      __builtin_memcpy(to, (const float*)b.data + at, 4 * n);
-      return;
-    case STORE_BFLOAT16:
-      for (size_t i = 0; i < n; i += LANES) store(to + i, wide_from_bfloat16(widened(halves + i)));
-      return;
-    case STORE_FLOAT16:
-      for (size_t i = 0; i < n; i += LANES) store(to + i, wide_from_float16(widened(halves + i)));
-      return;
+    case STORE_FLOAT32: return each([&](size_t i) { return load((const float*)b.data + i); });
+    case STORE_BFLOAT16: return each([&](size_t i) { return wide_from_bfloat16(widened((const uint16_t*)b.data + i)); });
+    case STORE_FLOAT16: return each([&](size_t i) { return wide_from_float16(widened((const uint16_t*)b.data + i)); });
     default:
-      for (size_t v = 0; v < TILE_ROWS; v += LANES) {
-        const F factor = load(b.factor + tile * TILE_ROWS + v);
-        for (size_t i = v; i < n; i += TILE_ROWS) store(to + i, float_of(widened((const uint8_t*)b.data + at + i) << b.shift) * factor);
-      }
+      return each([&](size_t i) {
+        const F factor = load(b.factor + tile * TILE_ROWS + i % TILE_ROWS);
+        return float_of(widened((const uint8_t*)b.data + i) << b.shift) * factor;
+      });
   }
 }

@@ -126,6 +126,6 @@ static void multiply(const PackedLinear& w, const void* input, size_t m, size_t 
   put_panels(w, totals, nullptr, m, m, first, last, y, type, stride, bias);
 }
 
-constexpr Gemm GEMM = {"panels of float32", PANEL_TILES, TOGETHER_PANELS, HIGH, input_nbytes, room_nbytes, prepare, multiply};
+constexpr Gemm GEMM = {"panels of float32", PANEL_TILES, TOGETHER_PANELS, HIGH, 32, input_nbytes, room_nbytes, prepare, multiply};
 
 }  // namespace float_gemm

@@ -66,7 +66,7 @@ static void multiply(const PackedLinear& w, const void* input, size_t m, size_t 
   put_panels(w, totals, nullptr, m, rows, first, last, y, type, stride, bias);
 }
 
-constexpr Gemm GEMM = {"AMX tiles of bfloat16", PANEL_TILES, TOGETHER_PANELS, 16, input_nbytes, room_nbytes, prepare, multiply};
+constexpr Gemm GEMM = {"AMX tiles of bfloat16", PANEL_TILES, TOGETHER_PANELS, 16, 9, input_nbytes, room_nbytes, prepare, multiply};
 
 }  // namespace amx_bf16
 
@@ -225,6 +225,6 @@ static void multiply(const PackedLinear& weight, const void* input, size_t m, si
   put_panels(w, totals, sums.scale, m, rows, first, last, y, type, stride, bias);
 }
 
-constexpr Gemm GEMM = {"AMX tiles of int8", PANEL_TILES, TOGETHER_PANELS, 16, input_nbytes, room_nbytes, prepare, multiply};
+constexpr Gemm GEMM = {"AMX tiles of int8", PANEL_TILES, TOGETHER_PANELS, 16, 9, input_nbytes, room_nbytes, prepare, multiply};
 
 }  // namespace amx_int8

@@ -128,6 +128,6 @@ static void multiply(const PackedLinear& w, const void* input, size_t m, size_t 
   put_panels(w, totals, nullptr, m, m, first, last, y, type, stride, bias);
 }
 
-constexpr Gemm GEMM = {"panels of bfloat16", PANEL_TILES, TOGETHER_PANELS, HIGH, input_nbytes, room_nbytes, prepare, multiply};
+constexpr Gemm GEMM = {"panels of bfloat16", PANEL_TILES, TOGETHER_PANELS, HIGH, 9, input_nbytes, room_nbytes, prepare, multiply};
 
 }  // namespace bf16_gemm

@@ -1,41 +1,5 @@
 // Many rows of x in int8: bytes of whole numbers in a panel, exact sums of each group, rescaled as kernels/linear_int8.h does it.
 
-// A row of bytes in the order in which codes come, see `ordered`.
-template <int QUARTER>
-static void ordered_row(const int8_t* q, size_t n, int8_t* to) {
-  size_t k = 0;
-#if defined(__SSSE3__)
-  const __m128i order = QUARTER == 2 ? _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
-                                     : _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  for (; k + 16 <= n; k += 16) _mm_storeu_si128((__m128i*)(to + k), _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)(q + k)), order));
-#endif
-  ordered<QUARTER>(q + k, n - k, to + k);
-}
-
-// A row of x as bytes in the order of the panel (see `ordered`), its sums of groups, its scale.
-struct ByteRows {
-  float* row;
-  int8_t *q, *filled;
-  static size_t nbytes(const PackedLinear& w) { return up64(4 * w.columns) + up64(w.columns) + up64(columns_of(w)); }
-  ByteRows(const PackedLinear& w, void* room)
-      : row((float*)room), q((int8_t*)room + up64(4 * w.columns)), filled(q + up64(w.columns)) {}
-  // sums lie `stride` apart, group by group
-  float quantize(const PackedLinear& w, const void* x, int32_t type, size_t at, int8_t* to, int32_t* sums, size_t stride) const {
-    const size_t stored = w.units * codes_of(w.bits);
-    read(x, type, at * w.columns, row, w.columns);
-    const float scale = quantize_row(row, w.columns, q);
-    stored_row(w, q, filled);
-    for (size_t g = 0; g < w.groups; g++) {
-      int32_t sum = 0;
-      for (size_t k = 0; k < stored; k++) sum += filled[g * stored + k];
-      sums[g * stride] = sum;
-    }
-    const size_t n = columns_of(w);
-    w.bits == 8 ? (void)__builtin_memcpy(to, filled, n) : w.bits == 4 ? ordered_row<2>(filled, n, to) : ordered_row<4>(filled, n, to);
-    return scale;
-  }
-};
-
 // What each group adds to a product apart from its bytes: [group][row of x] of -zero * (sum of x) to start from and, for offsets, the sum as
 // float32; then the scale of each row of x. Lies behind the rows.
 struct RowSums {
@@ -46,12 +10,12 @@ struct RowSums {
       : start((int32_t*)at),
         sum((float*)((char*)at + (w.offset.data ? up64(4 * w.groups * m) : 0))),
         scale((float*)((char*)sum + up64(4 * w.groups * m))) {}
-  // sums of row i, written by `quantize`, to what kernels read
-  void finish(const PackedLinear& w, size_t m, size_t i) const {
+  // sums of row i, written by `quantize`, to what kernels read; all sums start `more` higher
+  void finish(const PackedLinear& w, size_t m, size_t i, int32_t more = 0) const {
     for (size_t g = 0; g < w.groups; g++) {
       const int32_t s = start[g * m + i];
       if (w.offset.data) sum[g * m + i] = (float)s;
-      start[g * m + i] = -w.zero * s;
+      start[g * m + i] = more - w.zero * s;
     }
   }
 };
@@ -82,28 +46,34 @@ static void decode_bytes(const PackedLinear& w, size_t tile, size_t first, size_
 
 namespace int8_gemm {
 
-// Input: block by block of columns, in each HIGH rows of x side by side, [four columns][row]; then RowSums.
+constexpr size_t INT8_BYTES = LANES == 16 ? 256 : BLOCK_BYTES;
+constexpr int TALL = LANES == 16 ? 8 : HIGH;              // rows of x at a time
+constexpr int BESIDE = LANES == 16 ? ACROSS / 2 : ACROSS;  // vectors of a panel at a time: sums of integers stay in registers
+
+// Input: block by block of columns, in each TALL rows of x side by side, [four columns][row]; then RowSums.
 static size_t input_nbytes(const PackedLinear& w, size_t m) { return up64(columns_of(w) * m) + RowSums::nbytes(w, m); }
 
 // Room of a thread: a panel, its scales, sums as integers and as float32; or rows of x on their way.
 static size_t room_nbytes(const PackedLinear& w, size_t m) {
-  const Blocks blocks(w, 1);
-  const size_t multiplying = PANEL * (blocks.widest() + 8 * TOGETHER_PANELS * m) + PanelScales::nbytes(w, blocks);
-  const size_t preparing = ByteRows::nbytes(w) + HIGH * up64(columns_of(w));
+  const Blocks blocks(w, 1, INT8_BYTES);
+  const size_t multiplying =
+    PANEL * (blocks.widest() + 8 * TOGETHER_PANELS * m) + PanelScales::nbytes(w, blocks) * 3 / 2;
+  const size_t preparing = ByteRows::nbytes(w) + TALL * up64(columns_of(w));
   return multiplying > preparing ? multiplying : preparing;
 }
 
 static void prepare(const PackedLinear& w, const void* x, int32_t type, size_t m, size_t first, size_t last, void* input, void* room) {
-  const Blocks blocks(w, 1);
+  const Blocks blocks(w, 1, INT8_BYTES);
   const size_t columns = up64(columns_of(w));
   const ByteRows bytes(w, room);
   int8_t* rows = (int8_t*)room + ByteRows::nbytes(w);
   const RowSums sums(w, m, (char*)input + up64(columns_of(w) * m));
-  for (size_t done = first; done < last; done += HIGH) {
-    const size_t n = last - done < (size_t)HIGH ? last - done : HIGH;
+  const int32_t more = lift(w, m);
+  for (size_t done = first; done < last; done += TALL) {
+    const size_t n = last - done < (size_t)TALL ? last - done : TALL;
     for (size_t i = 0; i < n; i++) {
       sums.scale[done + i] = bytes.quantize(w, x, type, done + i, rows + i * columns, sums.start + done + i, m);
-      sums.finish(w, m, done + i);
+      sums.finish(w, m, done + i, more);
     }
     for (size_t b = 0; b < blocks.count(); b++) {
       const size_t from = blocks.first(b) * blocks.columns, to = blocks.last(b) * blocks.columns;
@@ -120,83 +90,116 @@ struct Block {
   const uint32_t* panel;
   const PanelScales& scales;
   const RowSums& sums;
+  const float* lowered;  // null: sums are integers that start `lift` higher
+  int32_t lift;
   size_t m, first, last;
 };
 
-// `M` rows of x from row `at` on: whole groups go to `total`, those that go on in the next block wait in `part`.
+// `M` rows of x from row `at` on with BESIDE vectors of the panel from number `v` on: whole groups go to `total`, a group that goes on in the
+// next block waits in `part`.
 template <int M>
-static void multiply_rows(const Block& b, const int32_t* x, size_t at, int32_t* part, float* total) {
-  const uint32_t* panel = b.panel;
-  const size_t words = codes_of(b.w.bits) / 4;
-  each_group(b.w, b.first, b.last, [&](size_t u, size_t end, size_t g) {
-    I sum[M][ACROSS];
-    const bool starts = u == g * b.w.units, ends = end == (g + 1) * b.w.units;
+static void multiply_rows(const Block& b, const int32_t* x, size_t at, size_t v, int32_t* part, float* total) {
+  const size_t units = b.w.units, words = codes_of(b.w.bits) / 4, first = b.first / units;
+  const uint32_t* panel = b.panel + v;
+  const int32_t* start = b.sums.start + first * b.m + at;
+  const float *scale = b.scales.scales(first) + v, *lowered = b.lowered + v, *offset = b.scales.offsets(first) + v;
+  F sums[M][BESIDE];
 #pragma GCC unroll 8
-    for (int i = 0; i < M; i++)
+  for (int i = 0; i < M; i++)
 #pragma GCC unroll 8
-      for (int t = 0; t < ACROSS; t++)
-        sum[i][t] = starts ? (I)all((uint32_t)b.sums.start[g * b.m + at + i]) : (I)load((const uint32_t*)part + i * PANEL + t * LANES);
-    for (size_t k = (end - u) * words; k > 0; k--, panel += PANEL, x += M) {
-      U bytes[ACROSS];
-      for (int t = 0; t < ACROSS; t++) bytes[t] = load(panel + t * LANES);
+    for (int t = 0; t < BESIDE; t++) sums[i][t] = load(total + i * PANEL + t * LANES);
+  for (size_t u = b.first, end = (first + 1) * units; u < b.last; u = end, end += units, start += b.m, scale += PANEL, lowered += PANEL) {
+    I sum[M][BESIDE];
+    if (u + units == end) {
 #pragma GCC unroll 8
       for (int i = 0; i < M; i++)
 #pragma GCC unroll 8
-        for (int t = 0; t < ACROSS; t++) sum[i][t] = dot4(sum[i][t], bytes[t], x + i);
-    }
-    if (!ends) {
-      for (int i = 0; i < M; i++)
-        for (int t = 0; t < ACROSS; t++) store((uint32_t*)part + i * PANEL + t * LANES, (U)sum[i][t]);
-      return;
-    }
-    const float *scale = b.scales.scales(g), *offset = b.scales.offsets(g);
+        for (int t = 0; t < BESIDE; t++) sum[i][t] = (I)all((uint32_t)start[i]);
+    } else {
 #pragma GCC unroll 8
-    for (int t = 0; t < ACROSS; t++) {
+      for (int i = 0; i < M; i++)
+#pragma GCC unroll 8
+        for (int t = 0; t < BESIDE; t++) sum[i][t] = (I)load((const uint32_t*)part + i * PANEL + t * LANES);
+    }
+    for (size_t k = ((end < b.last ? end : b.last) - u) * words; k > 0; k--, panel += PANEL, x += M) {
+      U bytes[BESIDE];
+#pragma GCC unroll 8
+      for (int t = 0; t < BESIDE; t++) bytes[t] = load(panel + t * LANES);
+#pragma GCC unroll 8
+      for (int i = 0; i < M; i++)
+#pragma GCC unroll 8
+        for (int t = 0; t < BESIDE; t++) sum[i][t] = dot4(sum[i][t], bytes[t], x + i);
+    }
+    if (end > b.last) {
+#pragma GCC unroll 8
+      for (int i = 0; i < M; i++)
+#pragma GCC unroll 8
+        for (int t = 0; t < BESIDE; t++) store((uint32_t*)part + i * PANEL + t * LANES, (U)sum[i][t]);
+      break;
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < BESIDE; t++) {
       const F s = load(scale + t * LANES);
+      if (b.lowered) {
+        const F low = load(lowered + t * LANES);
 #pragma GCC unroll 8
-      for (int i = 0; i < M; i++) {
-        float* to = total + i * PANEL + t * LANES;
-        store(to, load(to) + __builtin_convertvector(sum[i][t], F) * s);
+        for (int i = 0; i < M; i++) sums[i][t] += fused((F)sum[i][t], s, low);
+      } else {
+#pragma GCC unroll 8
+        for (int i = 0; i < M; i++) sums[i][t] += __builtin_convertvector(sum[i][t] - b.lift, F) * s;
       }
     }
-    if (b.w.offset.data)
-      for (int i = 0; i < M; i++)
-        for (int t = 0; t < ACROSS; t++) {
-          float* to = total + i * PANEL + t * LANES;
-          store(to, load(to) + load(offset + t * LANES) * all(b.sums.sum[g * b.m + at + i]));
-        }
-  });
+    if (b.w.offset.data) {
+      const float* sum_of_x = b.sums.sum + (start - b.sums.start);
+#pragma GCC unroll 8
+      for (int t = 0; t < BESIDE; t++)
+#pragma GCC unroll 8
+        for (int i = 0; i < M; i++) sums[i][t] += load(offset + t * LANES) * spread(sum_of_x + i);
+      offset += PANEL;
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < M; i++)
+#pragma GCC unroll 8
+    for (int t = 0; t < BESIDE; t++) store(total + i * PANEL + t * LANES, sums[i][t]);
 }
 
 static void multiply(const PackedLinear& w, const void* input, size_t m, size_t first, size_t last, void* room, void* y, int32_t type,
                      size_t stride, const float* bias) {
-  const Blocks blocks(w, 1);
+  const Blocks blocks(w, 1, INT8_BYTES);
   uint32_t* panel = (uint32_t*)room;
   float* totals = (float*)room + blocks.widest() / 4 * PANEL;
   int32_t* parts = (int32_t*)totals + TOGETHER_PANELS * m * PANEL;
-  PanelScales scales(w, blocks, parts + TOGETHER_PANELS * m * PANEL);
+  char* behind = (char*)(parts + TOGETHER_PANELS * m * PANEL);
+  PanelScales scales(w, blocks, behind);
+  float* lowered = (float*)(behind + PanelScales::nbytes(w, blocks));
   const RowSums sums(w, m, (char*)input + up64(columns_of(w) * m));
+  const int32_t more = lift(w, m);
+  bool exact = false;
   __builtin_memset(totals, 0, 4 * TOGETHER_PANELS * m * PANEL);
   each_panel(w, blocks, first, last,
     [&](size_t, size_t tile, size_t b) {
-      scales.read(w, tile, blocks.first(b), blocks.last(b), w.unit);
+      const size_t groups = scales.read(w, tile, blocks.first(b), blocks.last(b), w.unit);
+      exact = more && lower(scales.scale, groups * PANEL, lowered);
       decode_bytes(w, tile, blocks.first(b), blocks.last(b), panel);
     },
     [&](size_t p, size_t, size_t b, const auto& fetch) {
-      const Block block = {w, panel, scales, sums, m, blocks.first(b), blocks.last(b)};
+      const Block block = {w, panel, scales, sums, exact ? lowered : nullptr, more, m, blocks.first(b), blocks.last(b)};
       const size_t columns = (block.last - block.first) * blocks.columns;
       const int8_t* x = (const int8_t*)input + block.first * blocks.columns * m;
-      for (size_t done = 0; done < m; done += HIGH) {
+      for (size_t done = 0; done < m; done += TALL) {
         const size_t at = (p * m + done) * PANEL;
-        fetch(done / HIGH, (m + HIGH - 1) / HIGH);
-        with_height<HIGH>(m - done, [&](auto height) {
-          multiply_rows<decltype(height)::value>(block, (const int32_t*)(x + done * columns), done, parts + at, totals + at);
+        const int32_t* rows = (const int32_t*)(x + done * columns);
+        fetch(done / TALL, (m + TALL - 1) / TALL);
+        with_height<TALL>(m - done, [&](auto height) {
+          for (size_t v = 0; v < PANEL; v += BESIDE * LANES)
+            multiply_rows<decltype(height)::value>(block, rows, done, v, parts + at + v, totals + at + v);
         });
       }
     });
   put_panels(w, totals, sums.scale, m, m, first, last, y, type, stride, bias);
 }
 
-constexpr Gemm GEMM = {"panels of int8", PANEL_TILES, TOGETHER_PANELS, HIGH, input_nbytes, room_nbytes, prepare, multiply};
+constexpr Gemm GEMM = {"panels of int8", PANEL_TILES, TOGETHER_PANELS, TALL, LANES == 16 ? 17 : 9, input_nbytes, room_nbytes, prepare, multiply};
 
 }  // namespace int8_gemm

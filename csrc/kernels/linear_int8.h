@@ -1,13 +1,10 @@
 // y = x W^T + bias for rows of x in int8: exact sums of integers. Only codes of 2, 4 and 8 bits.
 
 // Input: widths as for float32; [word][width] where a word holds four int8 of one row of x in the order in which bytes of codes come
-// (word j of a unit of c columns: columns j, j + c/4, ...; for 8 bits the four in a row), then [group][width] sums, then [width] scales.
-static size_t int8_block(const PackedLinear& w, int width) { return (columns_of(w) / 4 + w.groups + 1) * (size_t)width; }
-
-static size_t linear8_input_nbytes(const PackedLinear& w, size_t m) {
-  size_t words = 0;
-  for (size_t done = 0; done < m; done += WIDEST) words += int8_block(w, width_of(m, done));
-  return 4 * words + w.columns + 2 * w.units * codes_of(w.bits);  // and a row of bytes, two groups of them
+// (word j of a unit of c columns: columns j, j + c/4, ...; for 8 bits the four in a row), then [group][width] of what sums start with, for
+// offsets as many sums of x as float32, then [width] scales.
+static size_t int8_block(const PackedLinear& w, int width) {
+  return (columns_of(w) / 4 + w.groups * (w.offset.data ? 2 : 1) + 1) * (size_t)width;
 }
 
 // One row to int8: s = max |x| / 127, q = x / s to nearest even. A row with NaN or Inf has such an s and zeros.
@@ -37,29 +34,107 @@ static void ordered(const int8_t* q, size_t stored, int8_t* to) {
       for (int b = 0; b < 4; b++) to[u + 4 * j + b] = q[u + j + b * QUARTER];
 }
 
+static int32_t sum_of_bytes(const int8_t* q, size_t n) {
+  int32_t sum = 0;
+  size_t k = 0;
+#if defined(__AVX512VNNI__)
+  __m512i sums = _mm512_setzero_si512();
+  for (; k < n; k += 64) {
+    const __mmask64 there = n - k < 64 ? (1ull << (n - k)) - 1 : ~0ull;
+    sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), _mm512_maskz_loadu_epi8(there, q + k));
+  }
+  return _mm512_reduce_add_epi32(sums);
+#endif
+  for (; k < n; k++) sum += q[k];
+  return sum;
+}
+
+// A row of bytes in the order in which codes come, see `ordered`.
+template <int QUARTER>
+static void ordered_row(const int8_t* q, size_t n, int8_t* to) {
+  size_t k = 0;
+#if defined(__SSSE3__)
+  const __m128i order = QUARTER == 2 ? _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)
+                                     : _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  for (; k + 16 <= n; k += 16) _mm_storeu_si128((__m128i*)(to + k), _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)(q + k)), order));
+#endif
+  ordered<QUARTER>(q + k, n - k, to + k);
+}
+
+// A row of x as bytes in the order in which codes come, its sums of groups, its scale.
+struct ByteRows {
+  float* row;
+  int8_t *q, *filled;
+  static size_t nbytes(const PackedLinear& w) { return up64(4 * w.columns) + up64(w.columns) + up64(columns_of(w)); }
+  ByteRows(const PackedLinear& w, void* room)
+      : row((float*)room), q((int8_t*)room + up64(4 * w.columns)), filled(q + up64(w.columns)) {}
+  // sums lie `stride` apart, group by group
+  float quantize(const PackedLinear& w, const void* x, int32_t type, size_t at, int8_t* to, int32_t* sums, size_t stride) const {
+    const size_t stored = w.units * codes_of(w.bits);
+    read(x, type, at * w.columns, row, w.columns);
+    const float scale = quantize_row(row, w.columns, q);
+    stored_row(w, q, filled);
+    for (size_t g = 0; g < w.groups; g++) sums[g * stride] = sum_of_bytes(filled + g * stored, stored);
+    const size_t n = columns_of(w);
+    w.bits == 8 ? (void)__builtin_memcpy(to, filled, n) : w.bits == 4 ? ordered_row<2>(filled, n, to) : ordered_row<4>(filled, n, to);
+    return scale;
+  }
+};
+
+// Sums of less than 2**22 in magnitude that start at the bits of 1.5 * 2**23 are float32 numbers 1.5 * 2**23 + sum as they are. Times a scale s,
+// less 1.5 * 2**23 s, rounded once, that is sum * s rounded, wherever 1.5 * 2**23 s is exact: one operation instead of two.
+constexpr float LIFT = 0x1.8p23f;
+#if defined(__FMA__)
+static bool lifted(const PackedLinear& w) {
+  int32_t most = w.bits == 8 ? 255 : 0;
+  for (int i = 0; i < 64 && w.bits < 8; i++) most = w.whole[i] > most ? w.whole[i] : most;
+  return w.group * (size_t)(most > w.zero ? most : w.zero) * 128 < 1 << 22;
+}
+#else
+static bool lifted(const PackedLinear&) { return false; }
+#endif
+// what sums of so many rows of x start higher by; with few rows it would take longer to lower the scales
+static int32_t lift(const PackedLinear& w, size_t m) { return m > FEW && lifted(w) ? (int32_t)one_bits(LIFT) : 0; }
+
+// -LIFT times n scales, and whether all of these are exact.
+static bool lower(const float* scale, size_t n, float* to) {
+  I off = {};
+  for (size_t i = 0; i < n; i += LANES) {
+    const F s = load(scale + i), product = s * -LIFT;
+    store(to + i, product);
+    off |= (I)!(fused(s, all(LIFT), product) == 0.0f);
+  }
+  return largest_lane((U)off & 1u) == 0;
+}
+
+// What blocks of rows take, and behind them room for the rows of one.
+static size_t int8_blocks(const PackedLinear& w, size_t m) {
+  size_t words = 0;
+  for (size_t done = 0; done < m; done += WIDEST) words += int8_block(w, width_of(m, done));
+  return up64(4 * words);
+}
+static size_t linear8_input_nbytes(const PackedLinear& w, size_t m) {
+  return int8_blocks(w, m) + ByteRows::nbytes(w) + (m < (size_t)WIDEST ? m : (size_t)WIDEST) * columns_of(w);
+}
+
 static void linear8_input(const PackedLinear& w, const float* x, size_t m, void* input) {
   int32_t* to = (int32_t*)input;
-  const size_t columns = columns_of(w), stored = w.units * codes_of(w.bits);
-  int8_t *q = (int8_t*)input + linear8_input_nbytes(w, m) - w.columns - 2 * stored, *filled = q + w.columns, *group = filled + stored;
+  const size_t columns = columns_of(w);
+  const ByteRows bytes(w, (char*)input + int8_blocks(w, m));
+  int8_t* ordered_rows = (int8_t*)input + int8_blocks(w, m) + ByteRows::nbytes(w);
   for (size_t done = 0; done < m; done += WIDEST) {
-    const int width = width_of(m, done);
-    int32_t* sums = to + columns / 4 * width;
-    float* scales = (float*)(sums + w.groups * width);
-    for (int i = 0; i < width; i++) {
-      const bool there = done + i < m;
-      scales[i] = there ? quantize_row(x + (done + i) * w.columns, w.columns, q) : 0.0f;
-      for (size_t g = 0; g < w.groups; g++) {
-        const size_t first = g * w.group, count = !there ? 0 : first + w.group < w.columns ? w.group : w.columns - first;
-        int32_t sum = 0;
-        for (size_t k = 0; k < count; k++) sum += q[first + k];
-        sums[g * width + i] = sum;
-        __builtin_memcpy(filled, q + first, count);
-        __builtin_memset(filled + count, 0, stored - count);
-        w.bits == 8 ? ordered<1>(filled, stored, group) : w.bits == 4 ? ordered<2>(filled, stored, group) : ordered<4>(filled, stored, group);
-        int32_t* words = to + g * stored / 4 * width + i;
-        for (size_t k = 0; k < stored; k += 4) __builtin_memcpy(words + k / 4 * width, group + k, 4);
-      }
+    const int width = width_of(m, done), rows = (int)(m - done < (size_t)width ? m - done : width);
+    const int32_t more = lift(w, width);
+    int32_t* starts = to + columns / 4 * width;
+    float *sums = (float*)(starts + w.groups * width), *scales = sums + (w.offset.data ? w.groups * width : 0);
+    __builtin_memset(to, 0, 4 * int8_block(w, width));
+    for (int i = 0; i < rows; i++) scales[i] = bytes.quantize(w, x, FLOAT32, done + i, ordered_rows + i * columns, starts + i, width);
+    for (size_t i = 0; i < w.groups * width; i++) {
+      if (w.offset.data) sums[i] = (float)starts[i];
+      starts[i] = more - w.zero * starts[i];
     }
+    for (size_t k = 0; k < columns / 4; k++)
+      for (int i = 0; i < rows; i++) __builtin_memcpy(to + k * width + i, ordered_rows + i * columns + 4 * k, 4);
     to += int8_block(w, width);
   }
 }
@@ -127,33 +202,35 @@ static void multiply_int8(const PackedLinear& w, const Wholes<BITS>& wholes, con
                           const float* bias) {
   constexpr int N = R * VECTORS, QUARTER = 8 / BITS;
   const size_t tile_words = w.groups * words_of_group(w);
-  const int32_t* sums = x + columns_of(w) / 4 * M;
-  const float* row_scales = (const float*)(sums + w.groups * M);
+  const int32_t *start = x + columns_of(w) / 4 * M, more = M > FEW ? lift(w, M) : 0;
+  const float *sum = (const float*)(start + w.groups * M), *row_scales = sum + (w.offset.data ? w.groups * M : 0);
   const uint32_t* codes[N];
   for (int t = 0; t < N; t++) codes[t] = w.codes + (tile + t / VECTORS) * tile_words + t % VECTORS * LANES;
-  alignas(64) float scale[R][AT_A_TIME * TILE_ROWS], offset[R][AT_A_TIME * TILE_ROWS];
+  alignas(64) float scale[R][AT_A_TIME * TILE_ROWS], offset[R][AT_A_TIME * TILE_ROWS], lowered[R][AT_A_TIME * TILE_ROWS];
   F total[M][N] = {};
   Ahead ahead(w, R);
   for (size_t first = 0; first < w.groups; first += AT_A_TIME) {
     const size_t count = w.groups - first < AT_A_TIME ? w.groups - first : AT_A_TIME;
+    bool exact = M > FEW && more;
     for (int r = 0; r < R; r++) {
       read_blocks(w.scale, tile + r, w.groups, first, count, R, scale[r]);
       if (w.offset.data) read_blocks(w.offset, tile + r, w.groups, first, count, R, offset[r]);
+      if (w.unit != 1.0f)
+        for (size_t i = 0; i < count * TILE_ROWS; i += LANES) store(scale[r] + i, load(scale[r] + i) * all(w.unit));
+      if (exact) exact = lower(scale[r], count * TILE_ROWS, lowered[r]);
     }
-    for (size_t g = 0; g < count; g++) {
+    for (size_t g = 0; g < count; g++, start += M) {
       I part[M][N];
 #pragma GCC unroll 24
-      for (int m = 0; m < M; m++) {
-        const I start = I{} - sums[(first + g) * M + m] * w.zero;
+      for (int m = 0; m < M; m++)
 #pragma GCC unroll 8
-        for (int t = 0; t < N; t++) part[m][t] = start;
-      }
+        for (int t = 0; t < N; t++) part[m][t] = (I)all((uint32_t)start[m]);
       for (size_t u = 0; u < w.units; u++) {
         ahead.pass(TILE_ROWS);
 #pragma GCC unroll 8
         for (int t = 0; t < N; t++) {
           const U word = load(codes[t]);
-          if (M <= FEW) ahead.ask(codes[t]);
+          ahead.ask(codes[t]);
           codes[t] += TILE_ROWS;
 #pragma GCC unroll 4
           for (int j = 0; j < QUARTER; j++) {
@@ -164,13 +241,21 @@ static void multiply_int8(const PackedLinear& w, const Wholes<BITS>& wholes, con
         }
         x += QUARTER * M;
       }
+#pragma GCC unroll 8
       for (int t = 0; t < N; t++) {
-        const F s = load(scale[t / VECTORS] + g * TILE_ROWS + t % VECTORS * LANES) * all(w.unit);
-        for (int m = 0; m < M; m++) {
-          total[m][t] += __builtin_convertvector(part[m][t], F) * s;
-          if (w.offset.data)
-            total[m][t] += load(offset[t / VECTORS] + g * TILE_ROWS + t % VECTORS * LANES) * all((float)sums[(first + g) * M + m]);
+        const size_t at = g * TILE_ROWS + t % VECTORS * LANES;
+        const F s = load(scale[t / VECTORS] + at);
+        if (exact) {
+          const F low = load(lowered[t / VECTORS] + at);
+#pragma GCC unroll 24
+          for (int m = 0; m < M; m++) total[m][t] += fused((F)part[m][t], s, low);
+        } else {
+#pragma GCC unroll 24
+          for (int m = 0; m < M; m++) total[m][t] += __builtin_convertvector(part[m][t] - more, F) * s;
         }
+        if (w.offset.data)
+#pragma GCC unroll 24
+          for (int m = 0; m < M; m++) total[m][t] += load(offset[t / VECTORS] + at) * spread(sum + (first + g) * M + m);
       }
     }
   }

@@ -40,26 +40,21 @@ struct PanelScales {
   static size_t nbytes(const PackedLinear& w, const Blocks& blocks) { return 2 * (blocks.step / w.units + 2) * PANEL * 4; }
   PanelScales(const PackedLinear& w, const Blocks& blocks, void* room)
       : scale((float*)room), offset(scale + (blocks.step / w.units + 2) * PANEL), first(0) {}
-  void read(const PackedLinear& w, size_t tile, size_t from, size_t to, float factor) {
+  // how many groups these are
+  size_t read(const PackedLinear& w, size_t tile, size_t from, size_t to, float factor) {
     first = from / w.units;
     const size_t count = (to - 1) / w.units + 1 - first;
-    alignas(64) float some[AT_A_TIME * TILE_ROWS];
-    for (int t = 0; t < PANEL_TILES; t++)
-      for (size_t done = 0; done < count; done += AT_A_TIME) {
-        const size_t n = count - done < AT_A_TIME ? count - done : AT_A_TIME;
-        read_one(w, w.scale, tile + t, first + done, n, some, scale + done * PANEL + t * TILE_ROWS, factor);
-        if (w.offset.data) read_one(w, w.offset, tile + t, first + done, n, some, offset + done * PANEL + t * TILE_ROWS, 1.0f);
-      }
+    for (size_t t = 0; t < PANEL_TILES; t++) {
+      const size_t there = tile + t < tiles_of(w) ? tile + t : tiles_of(w) - 1;
+      read_blocks(w.scale, there, w.groups, first, count, 1, scale + t * TILE_ROWS, PANEL);
+      if (w.offset.data) read_blocks(w.offset, there, w.groups, first, count, 1, offset + t * TILE_ROWS, PANEL);
+    }
+    if (factor != 1.0f)
+      for (size_t i = 0; i < count * PANEL; i += LANES) store(scale + i, load(scale + i) * all(factor));
+    return count;
   }
   const float* scales(size_t g) const { return scale + (g - first) * PANEL; }
   const float* offsets(size_t g) const { return offset + (g - first) * PANEL; }
-
- private:
-  static void read_one(const PackedLinear& w, const PerBlock& b, size_t tile, size_t first, size_t n, float* some, float* to, float factor) {
-    read_blocks(b, tile < tiles_of(w) ? tile : tiles_of(w) - 1, w.groups, first, n, 1, some);
-    for (size_t i = 0; i < n; i++)
-      for (size_t v = 0; v < TILE_ROWS; v += LANES) store(to + i * PANEL + v, load(some + i * TILE_ROWS + v) * all(factor));
-  }
 };
 
 // codes of a tile from a unit on; past the last tile the last one serves, whose results are not stored
@@ -138,17 +133,6 @@ LB_INLINE void decode_run(const PackedLinear& w, const Decoder& from, const Pane
   }
 }
 
-// One row of x in the order of the stored columns; what fills up groups is zero.
-template <class T>
-static void stored_row(const PackedLinear& w, const T* x, T* to) {
-  const size_t stored = w.units * codes_of(w.bits);
-  for (size_t g = 0; g < w.groups; g++, to += stored) {
-    const size_t first = g * w.group, count = first + w.group < w.columns ? w.group : w.columns - first;
-    __builtin_memcpy(to, x + first, count * sizeof(T));
-    __builtin_memset((void*)(to + count), 0, (stored - count) * sizeof(T));
-  }
-}
-
 template <int N>
 struct Height {
   static constexpr int value = N;
@@ -179,5 +163,3 @@ static void put_panels(const PackedLinear& w, float* totals, const float* row_sc
     }
   }
 }
-
-LB_INLINE size_t up64(size_t n) { return (n + 63) / 64 * 64; }

@@ -58,3 +58,21 @@ LB_INLINE void put(const F* sums, const PackedLinear& w, size_t tile, float* y, 
   for (int v = 0; v < VECTORS; v++) store(all_rows + v * LANES, sums[v]);
   for (size_t k = 0; k < count; k++) y[row + k] = bias ? all_rows[k] + bias[row + k] : all_rows[k];
 }
+
+// One row of x in the order of the stored columns; what fills up groups is zero.
+template <class T>
+static void stored_row(const PackedLinear& w, const T* x, T* to) {
+  const size_t stored = w.units * codes_of(w.bits);
+  if (stored == w.group) {
+    __builtin_memcpy(to, x, w.columns * sizeof(T));
+    __builtin_memset((void*)(to + w.columns), 0, (w.groups * stored - w.columns) * sizeof(T));
+    return;
+  }
+  for (size_t g = 0; g < w.groups; g++, to += stored) {
+    const size_t first = g * w.group, count = first + w.group < w.columns ? w.group : w.columns - first;
+    __builtin_memcpy(to, x + first, count * sizeof(T));
+    __builtin_memset((void*)(to + count), 0, (stored - count) * sizeof(T));
+  }
+}
+
+LB_INLINE size_t up64(size_t n) { return (n + 63) / 64 * 64; }

@@ -54,6 +54,9 @@ def test_bits_of_the_reference(name: str, offset: bool, cpu: Any) -> None:
         (21, 40, 1344, 96),
         (18, 20, 1056, 24),
         (29, 17, 1500, 750),
+        (8, 49, 320, 32),
+        (11, 65, 300, 20),
+        (20, 130, 576, 64),
         (530, 18, 70, 33),
     ]:
         w = weight(name, rows, columns, group, m, offset)
@@ -66,6 +69,30 @@ def test_bits_of_the_reference(name: str, offset: bool, cpu: Any) -> None:
             assert cpu.use_target(target)
             out = torch.full((m, rows), torch.nan)
             assert torch.equal(qlinear_int8.run(x, packed, bias, out), want), (name, target, m)
+
+
+@pytest.mark.parametrize("name", ["int8", "uint8", "int4", "uint4", "e2m1", "ternary"])
+def test_scales_of_few_digits_and_the_largest_sums(name: str, cpu: Any) -> None:
+    """Sums that are still float32 numbers when 1.5 * 2**23 is added, and those just beyond; one scale of many digits among the others."""
+    most = float((TABLES[name][1] / reference.unit_of(TABLES[name][1])).abs().max())
+    edge = int(2**22 / (128 * most))  # columns whose sums stay below 2**22
+    for m, group in [(5, 32), (8, edge - 1), (13, edge), (16, edge + 1), (17, 32), (24, 2 * edge), (40, edge + 2)]:
+        if group > 2500:
+            continue
+        for many in (False, True):
+            w = weight(name, 70, 2 * group + 3, group, m, offset=m % 2 == 0)
+            w.scale.copy_((torch.randn(w.scale.shape) * torch.exp2(torch.randint(-90, 90, w.scale.shape).float())).bfloat16())
+            w.scale[3], w.scale[5, 0] = 0.0, -0.0
+            if many:
+                w.scale[69, 1] = math.pi
+            w.codes[:7] = int(w.table.abs().argmax())
+            x = torch.randn(m, 2 * group + 3)
+            x[0], x[1] = 1.0, -1.0
+            want, packed = reference.run(x, w), prepare(w)
+            for target in cpu.targets():
+                assert cpu.use_target(target)
+                out = torch.full((m, 70), torch.nan)
+                assert torch.equal(qlinear_int8.run(x, packed, None, out), want), (name, target, m, group, many)
 
 
 def test_bits_do_not_depend_on_threads_or_other_rows(cpu: Any, threads: Callable[[int], Any]) -> None:
@@ -199,11 +226,13 @@ def fuzz(count: int, cpu: Any, threads: Callable[[int], Any]) -> None:
     for seed in range(count):
         torch.manual_seed(seed)
         name = draw.choice([n for n in TABLES if n != "int3 in 4 bits"])
-        columns, rows, m = draw.randint(1, 300), draw.randint(1, 70), draw.choice([1, 1, 2, 3, 4, 7, 16, 17, 24, 25, 40])
+        columns, rows, m = draw.randint(1, 300), draw.randint(1, 70), draw.choice([1, 1, 2, 3, 4, 7, 8, 12, 16, 17, 24, 25, 40])
         group = draw.choice([columns, min(columns, draw.choice([1, 2, 4, 8, 16, 32, 64, 128])), draw.randint(1, columns)])
         w = weight(name, rows, columns, group, seed, draw.random() < 0.4)
         if draw.random() < 0.3:
             w.scale.copy_(torch.exp2(torch.randint(-20, 20, w.scale.shape).float()))
+        elif draw.random() < 0.5:
+            w.scale.copy_(torch.randn(w.scale.shape).bfloat16())
         if draw.random() < 0.1:
             w.scale[draw.randrange(rows)] = 0.0
         x, bias = special(torch.randn(m, columns), draw), torch.randn(rows) if draw.random() < 0.3 else None
