@@ -9,10 +9,13 @@ import triton
 import triton.language as tl
 from triton.language import constexpr
 
+from lowbit.kernels.cpu.codec import FIXED
 from lowbit.kernels.op import interpreted
-from lowbit.kernels.triton.rounding import HIGH, INFINITE, LOW, MAGNITUDE, MANTISSA, bits, code, number, real, value
+from lowbit.kernels.triton.rounding import HIGH, INFINITE, LOW, MAGNITUDE, MANTISSA, OF_ZERO, SIGN, bits, code, number, real, value
 
 GIVEN, ABSMAX, POWER_OF_TWO, MINMAX, SIGN_SPLIT, EXTREMES, NO_RULE = (constexpr(i) for i in range(7))
+AS_THEY_ARE, POWERS_AS_THEY_ARE = constexpr(-1), constexpr(-2)
+_FIXED = constexpr(FIXED)
 NO_NOISE, PHILOX, WORDS = (constexpr(i) for i in range(3))
 
 INTERPRETED = constexpr(interpreted())
@@ -53,12 +56,12 @@ def inverse_of(scale):
     field = bits(scale) >> 23
     near = number(tl.minimum(tl.maximum(254 - field, 1), 253) << 23)
     held_scale = scale * near
-    return near, held_scale, tl.div_rn(held_scale * 0.0 + 1.0, held_scale)
+    return near, held_scale, tl.where(scale == 0, 0.0, tl.div_rn(held_scale * 0.0 + 1.0, held_scale))
 
 
 @triton.jit
-def quick_quotient(x, scale, near, held_scale, inverse):
-    """x / scale as ``quotient`` rounds it, where that is no subnormal number, by Markstein's theorem (1990).
+def quick_quotient(x, near, held_scale, inverse, SIGNED: constexpr):
+    """x / scale as ``quotient`` rounds it, where that is no subnormal number, by Markstein's theorem (1990). Of SIGNED zeros also the sign.
 
     The inverse is rounded correctly and q, after one correction, is within one unit in the last place; then the remainder x - q s is
     exact and the next correction gives the number nearest to the quotient.
@@ -67,7 +70,15 @@ def quick_quotient(x, scale, near, held_scale, inverse):
     q = a * inverse
     q = tl.fma(tl.fma(q, -held_scale, a), inverse, q)
     q = tl.fma(tl.fma(q, -held_scale, a), inverse, q)
-    return tl.where(scale == 0, 0.0, number((bits(q) & MAGNITUDE) | (bits(x) & ~MAGNITUDE)))
+    if SIGNED:
+        q = number((bits(q) & MAGNITUDE) | (bits(x) & ~MAGNITUDE))
+    return q
+
+
+@triton.jit
+def signs_of(scale):
+    """The bit of the sign; none where the scale is zero and so is everything."""
+    return tl.where(scale == 0, 0, SIGN)
 
 
 @triton.jit
@@ -193,11 +204,11 @@ def places(
 @triton.jit(do_not_specialize=["key0", "key1"])
 def emulate(
     x_at, out_at, codes_at, scale_at, second_at, chosen_at, words_at,
-    c, stored, scale_unit, given_scale, given_zero, given_offset, given_negative, given_inverse, starts, tops, shares,
+    c, stored, scale_unit, given_scale, given_zero, given_offset, given_negative, given_inverse, starts, top, tops, shares,
     blocks, per_row, columns, rows, strips, width, chunks, key0, key1, rule,
     RULE: constexpr, VALUE: constexpr, CODE: constexpr, STEPS: constexpr, STOCHASTIC: constexpr, OVERFLOWS: constexpr,
     SIGNED_ZERO: constexpr, STORED: constexpr, STORED_STEPS: constexpr, STORED_OVERFLOWS: constexpr, STORED_SIGNED_ZERO: constexpr,
-    UNDER: constexpr, POWERS: constexpr, QUICK: constexpr, SCALE: constexpr, ZERO: constexpr, OFFSET: constexpr, NEGATIVE: constexpr, INVERSE: constexpr,
+    UNDER: constexpr, POWERS: constexpr, QUICK: constexpr, NANS: constexpr, SCALE: constexpr, ZERO: constexpr, OFFSET: constexpr, NEGATIVE: constexpr, INVERSE: constexpr,
     OUT: constexpr, CODES: constexpr, SCALE_OUT: constexpr, SECOND_OUT: constexpr, CANDIDATES: constexpr, NOISE: constexpr,
     QUADS: constexpr, EVEN: constexpr, TABLES: constexpr, LONG: constexpr, HEIGHT: constexpr, WIDTH: constexpr, PADDED_WIDTH: constexpr,
     PADDED: constexpr, BLOCKS: constexpr,
@@ -233,7 +244,7 @@ def emulate(
         elif RULE == EXTREMES:
             low, high = tl.min(tl.where(inside, x, float("inf")), 1), tl.max(tl.where(inside, x, float("-inf")), 1)
             low = tl.where(most >= INFINITE, number(tl.zeros_like(most) + QUIET_NAN), low)
-        scale, second = scales_of(most, low, high, RULE, rule, real(tops, 0))
+        scale, second = scales_of(most, low, high, RULE, rule, real(top, 0))
         written = block
         if LONG:
             written = block * chunks + part
@@ -249,13 +260,13 @@ def emulate(
                 s = as_stored(s, stored, scale_unit, STORED, STORED_STEPS, STORED_OVERFLOWS, STORED_SIGNED_ZERO, UNDER)
                 if QUICK:
                     near, held_scale, inverse = inverse_of(s)
-                    y = quick_quotient(x, s[:, None], near[:, None], held_scale[:, None], inverse[:, None])
+                    y = quick_quotient(x, near[:, None], held_scale[:, None], inverse[:, None], VALUE != _FIXED)
                 else:
                     y = quotient(x, s[:, None])
                 table = c
                 if TABLES:
                     table = c + tl.load(starts + k)
-                v = value(y, y, table, VALUE, STEPS, False, OVERFLOWS, SIGNED_ZERO) * s[:, None]
+                v = value(y, y, table, signs_of(s)[:, None], VALUE, STEPS, False, OVERFLOWS, SIGNED_ZERO, 0) * s[:, None]
                 error = v - x
                 total = folded(tl.where(inside, error * error, 0.0).to(tl.float64), PADDED, BLOCKS)
                 better = (total < least) | (k == 0)
@@ -273,7 +284,10 @@ def emulate(
                 zero = second
 
     if OUT or CODES:
-        y = x
+        y, signs = x, SIGN
+        SIGNED: constexpr = VALUE != _FIXED or CODES
+        if POWERS or QUICK:
+            signs = signs_of(scale)[:, None]
         if OFFSET:
             y = y - offset[:, None]
         if INVERSE:
@@ -285,10 +299,10 @@ def emulate(
                 s = bits(scale)  # 2**e, 0 or NaN; 2**-e is a number, and products with it are rounded as quotients are
                 inverted = number(tl.where(s == 0x00400000, 0x7F000000, tl.where(s == 0x7F000000, 0x00400000, 0x7F000000 - s)))
                 inverted = tl.where((s & MAGNITUDE) >= INFINITE, scale, inverted)
-                y = tl.where(s[:, None] == 0, 0.0, y * inverted[:, None])
+                y = y * tl.where(s == 0, 0.0, inverted)[:, None]
             elif QUICK:
                 near, held_scale, inverse = inverse_of(scale)
-                y = quick_quotient(y, scale[:, None], near[:, None], held_scale[:, None], inverse[:, None])
+                y = quick_quotient(y, near[:, None], held_scale[:, None], inverse[:, None], SIGNED)
             else:
                 y = quotient(y, scale[:, None])
         if ZERO:
@@ -298,7 +312,7 @@ def emulate(
         if NOISE:
             noise = words_of(at, quads, key0, key1, words_at, inside, NOISE, QUADS)
         if OUT:
-            v = value(y, noise, c, VALUE, STEPS, STOCHASTIC, OVERFLOWS, SIGNED_ZERO)
+            v = value(y, noise, c, signs, VALUE, STEPS, STOCHASTIC, OVERFLOWS, SIGNED_ZERO, NANS)
             if ZERO:
                 v = v - zero[:, None]
             if SCALE:
@@ -310,7 +324,7 @@ def emulate(
                 v = v + offset[:, None]
             put(out_at + at, v, inside)
         if CODES:
-            k = code(y, noise, c, CODE, STEPS, STOCHASTIC, OVERFLOWS, SIGNED_ZERO)
+            k = code(y, noise, c, signs, CODE, STEPS, STOCHASTIC, OVERFLOWS, SIGNED_ZERO)
             tl.store(codes_at + at, k.to(codes_at.dtype.element_ty), mask=inside)
 
 
@@ -324,14 +338,16 @@ def rounded_near(y):
 @triton.jit
 def as_stored(scale, stored, scale_unit, STORED: constexpr, STEPS: constexpr, OVERFLOWS: constexpr, SIGNED_ZERO: constexpr, UNDER: constexpr):
     """Scales as they are stored: by a cast, as multiples of one number, or as they are."""
-    if STORED < 0:
+    if STORED == AS_THEY_ARE:
         found = scale
+    elif STORED == POWERS_AS_THEY_ARE:
+        found = tl.where(scale == 0, real(stored, OF_ZERO), scale)
     elif UNDER:
         unit = tl.load(scale_unit)
         y = quotient(scale, unit)
-        found = value(y, y, stored, STORED, STEPS, False, OVERFLOWS, SIGNED_ZERO) * unit
+        found = value(y, y, stored, SIGN, STORED, STEPS, False, OVERFLOWS, SIGNED_ZERO, 2) * unit
     else:
-        found = value(scale, scale, stored, STORED, STEPS, False, OVERFLOWS, SIGNED_ZERO)
+        found = value(scale, scale, stored, SIGN, STORED, STEPS, False, OVERFLOWS, SIGNED_ZERO, 2)
     return found
 
 
@@ -386,19 +402,18 @@ def decode(
 
 @triton.jit
 def hifloat4(x_at, out_at, c, stored, blocks, seventh, VALUE: constexpr, STEPS: constexpr, SIGNED_ZERO: constexpr, STORED: constexpr,
-             STORED_STEPS: constexpr, STORED_OVERFLOWS: constexpr, STORED_SIGNED_ZERO: constexpr, BLOCKS: constexpr):  # fmt: skip
+             STORED_STEPS: constexpr, STORED_OVERFLOWS: constexpr, STORED_SIGNED_ZERO: constexpr, NANS: constexpr, BLOCKS: constexpr):  # fmt: skip
     """64 numbers share a scale, 8 and 4 of them an exponent bit each; quantizers/hifloat4.py holds the definition."""
     block = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
-    inner = tl.reshape(tl.arange(0, 64), (8, 2, 4))
-    at = block[:, None, None, None] * 64 + inner[None, :, :, :]
-    inside = (block < blocks)[:, None, None, None]
-    x = widened(tl.load(x_at + at, mask=inside, other=0.0))
+    at = block[:, None] * 64 + tl.arange(0, 64)[None, :]
+    inside = (block < blocks)[:, None]
+    x = tl.reshape(widened(tl.load(x_at + at, mask=inside, other=0.0)), (BLOCKS, 8, 2, 4))
     four = tl.max(bits(x) & MAGNITUDE, 3)
     eight = tl.max(four, 2)
     most = tl.max(eight, 1)
     most = tl.where(most >= INFINITE, QUIET_NAN, most)
     level1 = narrowed(number(most) * real(seventh, 0))
-    level1 = value(level1, level1, stored, STORED, STORED_STEPS, False, STORED_OVERFLOWS, STORED_SIGNED_ZERO)
+    level1 = value(level1, level1, stored, SIGN, STORED, STORED_STEPS, False, STORED_OVERFLOWS, STORED_SIGNED_ZERO, 2)
     r = narrowed(tl.div_rn(tl.zeros_like(level1) + 1.0, level1))[:, None]
     e2 = number(eight) * r >= 4.0
     half = tl.where(e2, 0.5, 1.0)
@@ -406,8 +421,8 @@ def hifloat4(x_at, out_at, c, stored, blocks, seventh, VALUE: constexpr, STEPS: 
     inverse = r[:, :, None] * half[:, :, None] * tl.where(e3, 0.5, 1.0)
     unit = (level1[:, None] * tl.where(e2, 2.0, 1.0))[:, :, None] * tl.where(e3, 2.0, 1.0)
     y = x * inverse[:, :, :, None]
-    v = value(y, y, c, VALUE, STEPS, False, False, SIGNED_ZERO) * unit[:, :, :, None]
-    put(out_at + at, v, inside)
+    v = value(y, y, c, SIGN, VALUE, STEPS, False, False, SIGNED_ZERO, NANS) * unit[:, :, :, None]
+    put(out_at + at, tl.reshape(v, (BLOCKS, 64)), inside)
 
 
 @triton.jit

@@ -26,6 +26,7 @@ RULES = {
         ("extremes", "EXTREMES"), ("none", "NO_RULE"),
     )
 }  # fmt: skip
+FINDING = tuple(kind for kind in RULES if kind not in ("given", "none"))
 PHILOX, WORDS = 1, 2
 
 #: numbers of a program, and of a block that one program can hold
@@ -153,6 +154,13 @@ def powers(numbers: Numbers | None) -> bool:
 
 
 @lru_cache(maxsize=1024)
+def keeps_powers(numbers: Numbers) -> bool:
+    """Whether 2**-127 to 2**127 and NaN are stored as they are."""
+    exponents = torch.arange(-127, 128, dtype=torch.float64)
+    return numbers.nan is not None and bool(torch.isin(torch.exp2(exponents), numbers.decoded[numbers.codes].double()).all())
+
+
+@lru_cache(maxsize=1024)
 def coarse(numbers: Numbers) -> bool:
     """Whether quotients below 2**-40 all round to zero, so that their last bits do not matter."""
     cuts = numbers.cuts[numbers.cuts != 0].abs()
@@ -175,6 +183,7 @@ def run(
     candidates: tuple[Candidate, ...] = (),
     chosen: Tensor | None = None,
     noise: Noise = None,
+    found: bool = False,
 ) -> None:
     """One launch of ``blocks.emulate``; all tensors are contiguous and lie on one device.
 
@@ -185,6 +194,7 @@ def run(
         second_out: zero points, scales of negative numbers, or smallest numbers.
         chosen: uint8, which candidate each block keeps.
         noise: words (int64, one an element) or the two words of a Philox key.
+        found: the scales that are given are those that a rule finds, NaN where a number of the block is not finite.
     """
     kind = "given" if rule is None else rule.kind
     if kind == "none":
@@ -195,7 +205,7 @@ def run(
         assert rule is not None
         _run_long(x, numbers, where, rule, scale, scale_unit, out, codes, scale_out, second_out, noise)
         return
-    _launch(x, numbers, p, kind, rule, scale, scale_unit, units, out, codes, scale_out, second_out, candidates, chosen, noise)
+    _launch(x, numbers, p, kind, rule, scale, scale_unit, units, out, codes, scale_out, second_out, candidates, chosen, noise, found)
 
 
 def _run_long(
@@ -217,7 +227,7 @@ def _run_long(
         return
     stored = [as_stored(s.reshape(-1), scale, scale_unit) for s in found[: 2 if rule.kind == "sign_split" else 1]]
     zero, negative = found[1] if rule.kind == "minmax" else None, stored[1] if rule.kind == "sign_split" else None
-    run(x, numbers, where, GIVEN, units=Units(stored[0], zero, None, negative), out=out, codes=codes, noise=noise)
+    run(x, numbers, where, GIVEN, units=Units(stored[0], zero, None, negative), out=out, codes=codes, noise=noise, found=True)
 
 
 def as_stored(scale: Tensor, numbers: Numbers | None, unit: Tensor | None) -> Tensor:
@@ -232,25 +242,28 @@ def as_stored(scale: Tensor, numbers: Numbers | None, unit: Tensor | None) -> Te
 def _launch(
     x: Tensor, numbers: Numbers | None, p: Plan, kind: str, rule: ScaleRule | None, scale: Numbers | None, scale_unit: Tensor | None,
     units: Units, out: Tensor | None, codes: Tensor | None, scale_out: Tensor | None, second_out: Tensor | None,
-    candidates: tuple[Candidate, ...], chosen: Tensor | None, noise: Noise,
+    candidates: tuple[Candidate, ...], chosen: Tensor | None, noise: Noise, found: bool = False,
 ) -> None:  # fmt: skip
     device = x.device
     starts, tables = x, False
     if candidates:
-        found = codecs(tuple(c.numbers for c in candidates), device)
-        assert not isinstance(found, str)
-        words, starts, way = found
+        several = codecs(tuple(c.numbers for c in candidates), device)
+        assert not isinstance(several, str)
+        words, starts, way = several
         tables = len({c.numbers for c in candidates}) > 1
         tops, shares = (_floats(tuple(getattr(c, name) for c in candidates), device) for name in ("top", "share"))
     else:
         words, way = (x, NOTHING) if numbers is None else codec(numbers, device)
-        tops = shares = _floats((1.0 if rule is None else rule.top,), device)
+        tops = shares = x
     stored = None if scale is None else codec(scale, device)
+    kept_way = NOTHING._replace(value=-1) if stored is None else stored.way
+    if scale is not None and kind == "power_of_two" and scale_unit is None and keeps_powers(scale):
+        kept_way = kept_way._replace(value=-2)
     key = tuple((k & 0xFFFFFFFF) - ((k & 0x80000000) << 1) for k in noise) if isinstance(noise, tuple) else (0, 0)
     kept = x if not isinstance(noise, Tensor) else noise.to(torch.int64).contiguous()
     kind_of_noise = 0 if noise is None else WORDS if isinstance(noise, Tensor) else PHILOX
     given = [None if u is None else u.contiguous() for u in units]
-    finds = kind not in ("given", "none")
+    finds = kind not in ("given", "none") or found
     shape = p.shape
     rounded = [c.numbers for c in candidates] or [numbers] * (numbers is not None)
     quick = finds and not interpreted() and all(coarse(n) for n in rounded if n is not None)
@@ -259,13 +272,13 @@ def _launch(
         kernels.emulate[(p.programs,)](
             x, *(x if t is None else t for t in (out, codes, scale_out, second_out, chosen)), kept,
             words, words if stored is None else stored.words, x if scale_unit is None else scale_unit,
-            *(x if u is None else u for u in given), starts, tops, shares,
+            *(x if u is None else u for u in given), starts, _floats((1.0 if rule is None else rule.top,), device), tops, shares,
             p.blocks, p.per_row, p.columns, p.rows, p.strips, p.width, p.chunks, *key, x if rule is None else _rule_words(rule, device),
             RULE=RULES[kind], VALUE=way.value, CODE=way.code, STEPS=way.steps, STOCHASTIC=way.stochastic, OVERFLOWS=way.overflows,
-            SIGNED_ZERO=way.signed_zero, STORED=-1 if stored is None else stored.way.value, STORED_STEPS=0 if stored is None else stored.way.steps,
-            STORED_OVERFLOWS=stored is not None and stored.way.overflows, STORED_SIGNED_ZERO=stored is not None and stored.way.signed_zero,
+            SIGNED_ZERO=way.signed_zero, STORED=kept_way.value, STORED_STEPS=kept_way.steps, STORED_OVERFLOWS=kept_way.overflows,
+            STORED_SIGNED_ZERO=kept_way.signed_zero,
             UNDER=scale_unit is not None, POWERS=scale_unit is None and (kind == "power_of_two" if scale is None else finds and powers(scale)),
-            QUICK=quick, SCALE=finds or given[0] is not None, ZERO=kind == "minmax" or given[1] is not None, OFFSET=given[2] is not None,
+            QUICK=quick, NANS=0 if finds else 1 + way.nan_signs, SCALE=kind in FINDING or given[0] is not None, ZERO=kind == "minmax" or given[1] is not None, OFFSET=given[2] is not None,
             NEGATIVE=kind == "sign_split" or given[3] is not None, INVERSE=given[4] is not None,
             OUT=out is not None, CODES=codes is not None, SCALE_OUT=scale_out is not None, SECOND_OUT=second_out is not None,
             CANDIDATES=len(candidates), NOISE=kind_of_noise, QUADS=fours and kind_of_noise == PHILOX, TABLES=tables, **shape,
@@ -310,7 +323,7 @@ def run_hifloat4(x: Tensor, spec: GridSpec, out: Tensor) -> None:
         kernels.hifloat4[(-(-blocks // held),)](
             x, out, words, stored, blocks, _floats((spec.rule.top,), x.device), VALUE=way.value, STEPS=way.steps,
             SIGNED_ZERO=way.signed_zero, STORED=kept.value, STORED_STEPS=kept.steps, STORED_OVERFLOWS=kept.overflows,
-            STORED_SIGNED_ZERO=kept.signed_zero, BLOCKS=held, **EXACT,
+            STORED_SIGNED_ZERO=kept.signed_zero, NANS=1 + way.nan_signs, BLOCKS=held, **EXACT,
         )  # fmt: skip
 
 
