@@ -163,8 +163,7 @@ def rank_of(y, noise, c, METHOD: constexpr, STEPS: constexpr, STOCHASTIC: conste
             rank = tl.where(magnitude == 0, tl.load(c + ZERO_RANK), entry)
             cuts = c + tl.load(c + CUTS)
             for i in tl.static_range(STEPS):
-                step: constexpr = 1 << (STEPS - 1 - i)
-                rank = tl.where(y >= number(pick(cuts + (step - 1), rank)), rank + step, rank)
+                rank = tl.where(y >= number(pick(cuts + ((1 << (STEPS - 1 - i)) - 1), rank)), rank + (1 << (STEPS - 1 - i)), rank)
     if STOCHASTIC:
         rank = tl.minimum(rank, tl.load(c + LAST_RANK) - 1)
         numbers = c + tl.load(c + RANK_NUMBER)

@@ -1,0 +1,220 @@
+"""y = x W^T in Triton for the layout of ``linear_layout``: with few rows of x, and from codes to numbers for many."""
+
+import triton
+import triton.language as tl
+from triton.language import constexpr
+
+from lowbit.kernels.op import interpreted
+from lowbit.kernels.triton.rounding import number, pick
+
+INTERPRETED = constexpr(interpreted())
+
+
+@triton.jit
+def read(words, table, dtype: constexpr, BITS: constexpr, IN_ORDER: constexpr, DECODE: constexpr):
+    """(..., 4) words to (..., 2 or 4, 2, 2, 2): (chunk, p, s, h, c) of 4-bit codes, (s, p, h, c) of 8-bit codes."""
+    if BITS == 4:
+        if INTERPRETED:
+            o0, o1, o2, o3, o4, o5, o6, o7 = (
+                looked_up(words, table, dtype, 4, 0, 0, IN_ORDER), looked_up(words, table, dtype, 4, 0, 1, IN_ORDER),
+                looked_up(words, table, dtype, 4, 0, 2, IN_ORDER), looked_up(words, table, dtype, 4, 0, 3, IN_ORDER),
+                looked_up(words, table, dtype, 4, 1, 0, IN_ORDER), looked_up(words, table, dtype, 4, 1, 1, IN_ORDER),
+                looked_up(words, table, dtype, 4, 1, 2, IN_ORDER), looked_up(words, table, dtype, 4, 1, 3, IN_ORDER),
+            )  # fmt: skip
+        elif dtype == tl.bfloat16:
+            o0, o1, o2, o3, o4, o5, o6, o7 = tl.inline_asm_elementwise(
+                DECODE, "=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,r,r", [words], dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16,
+                tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2,
+            )  # fmt: skip
+        else:
+            o0, o1, o2, o3, o4, o5, o6, o7 = tl.inline_asm_elementwise(
+                DECODE, "=&r,=&r,=&r,=&r,=&r,=&r,=&r,=&r,r,r", [words], dtype=(tl.float16, tl.float16, tl.float16, tl.float16,
+                tl.float16, tl.float16, tl.float16, tl.float16), is_pure=True, pack=2,
+            )  # fmt: skip
+        found = tl.join(tl.join(tl.join(o0, o4), tl.join(o2, o6)), tl.join(tl.join(o1, o5), tl.join(o3, o7)))
+    else:
+        if INTERPRETED:
+            o0, o1, o2, o3 = (
+                looked_up(words, table, dtype, 8, 0, 0, True), looked_up(words, table, dtype, 8, 0, 1, True),
+                looked_up(words, table, dtype, 8, 1, 0, True), looked_up(words, table, dtype, 8, 1, 1, True),
+            )  # fmt: skip
+        elif dtype == tl.bfloat16:
+            o0, o1, o2, o3 = tl.inline_asm_elementwise(
+                DECODE, "=&r,=&r,=&r,=&r,r,r", [words], dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16), is_pure=True, pack=2
+            )  # fmt: skip
+        else:
+            o0, o1, o2, o3 = tl.inline_asm_elementwise(
+                DECODE, "=&r,=&r,=&r,=&r,r,r", [words], dtype=(tl.float16, tl.float16, tl.float16, tl.float16), is_pure=True, pack=2
+            )  # fmt: skip
+        found = tl.join(tl.join(o0, o2), tl.join(o1, o3))
+    return found
+
+
+@triton.jit
+def looked_up(words, table, dtype: constexpr, BITS: constexpr, WORD: constexpr, REGISTER: constexpr, IN_ORDER: constexpr):
+    """One register of each pair of words, as ``decoding`` says where its codes are; for the interpreter, which has no assembly."""
+    pairs = tl.reshape(words, words.shape[:-1] + [2, 2])
+    first, second = tl.split(pairs)
+    word = second if WORD else first
+    if BITS == 8:
+        low: constexpr = 0 if REGISTER else 8
+        high: constexpr = low + 16
+    else:
+        low: constexpr = 4 * REGISTER if IN_ORDER else 8 * REGISTER
+        high: constexpr = low + (16 if IN_ORDER else 4)
+    mask: constexpr = (1 << BITS) - 1
+    both = tl.join(tl.load(table + ((word >> low) & mask)), tl.load(table + ((word >> high) & mask)))
+    return tl.reshape(both, words.shape).to(dtype)
+
+
+@triton.jit
+def weights(w_at, row_tile, first, tiles, row_tiles, ROW_TILES: constexpr, TILES: constexpr, SAFE: constexpr):
+    """Words of ROW_TILES tiles of rows and TILES tiles of columns from ``first`` (one a warp) on."""
+    lane = tl.arange(0, 32)[:, None, None, None, None]
+    row = row_tile + tl.arange(0, ROW_TILES)[None, None, :, None, None]
+    tile = first[None, :, None, None, None] + tl.arange(0, TILES)[None, None, None, :, None]
+    at = (row.to(tl.int64) * tiles + tile) * 128 + lane * 4 + tl.arange(0, 4)[None, None, None, None, :]
+    if SAFE:
+        words = tl.load(w_at + at)
+    else:
+        words = tl.load(w_at + at, mask=(row < row_tiles) & (tile < tiles), other=0)
+    return words
+
+
+@triton.jit
+def laid_out(
+    words, scale_at, table, row_tile, first, row_tiles, chunks, lift, dtype: constexpr, BITS: constexpr, IN_ORDER: constexpr,
+    DECODE: constexpr, NARROW: constexpr, SHIFT: constexpr, ROW_TILES: constexpr, TILES: constexpr, WARPS: constexpr, SAFE: constexpr,
+):  # fmt: skip
+    """What ``weights`` read as numbers (WARPS, 16 ROW_TILES, columns), times their scales where those are NARROW."""
+    found = read(words, table, dtype, BITS, IN_ORDER, DECODE)
+    if BITS == 4:
+        found = tl.reshape(found, (8, 4, WARPS, ROW_TILES, TILES, 2, 2, 2, 2, 2))  # g t w R C chunk p s h c
+        found = tl.permute(found, (2, 3, 8, 0, 4, 5, 7, 1, 9, 6))  # w R h g C chunk s t c p
+        CHUNKS: constexpr = TILES
+    else:
+        found = tl.reshape(found, (8, 4, WARPS, ROW_TILES, TILES // 2, 2, 2, 2, 2, 2))  # g t w R C chunk s p h c
+        found = tl.permute(found, (2, 3, 8, 0, 4, 5, 6, 1, 9, 7))
+        CHUNKS: constexpr = TILES // 2
+    if NARROW:
+        lane = tl.arange(0, 32)[:, None, None, None]
+        row = row_tile + tl.arange(0, ROW_TILES)[None, None, :, None]
+        chunk = (first * CHUNKS // TILES)[None, :, None, None] + tl.arange(0, CHUNKS)[None, None, None, :]
+        eighth = lane // 4 * NARROW + (lane % 4 // 2 if NARROW == 2 else 0)
+        at = ((row.to(tl.int64) * chunks + chunk) * (8 * NARROW) + eighth) * (1 if SHIFT >= 0 else 2)
+        inside = (row < row_tiles) & (chunk < chunks)
+        if SHIFT >= 0:  # four bytes: h, chunk
+            four = tl.load(scale_at + at, mask=inside, other=0)
+            s = tl.join(tl.join(four & 255, (four >> 16) & 255), tl.join((four >> 8) & 255, (four >> 24) & 255))
+            s = (s << (SHIFT + 16)).to(tl.float32, bitcast=True) * lift
+        else:  # two pairs of bfloat16
+            first_pair, second_pair = tl.load(scale_at + at, mask=inside, other=0), tl.load(scale_at + at + 1, mask=inside, other=0)
+            s = tl.join(tl.join(first_pair << 16, second_pair << 16), tl.join(first_pair & -65536, second_pair & -65536))
+            s = s.to(tl.float32, bitcast=True)
+        if not INTERPRETED:
+            s = s.to(dtype)
+        s = tl.reshape(s, (8, 4, WARPS, ROW_TILES, CHUNKS, 2, 2))  # g t w R C h chunk
+        s = tl.permute(s, (2, 3, 5, 0, 4, 6, 1))[:, :, :, :, :, :, None, :, None, None]
+        if INTERPRETED:  # it has no products of bfloat16
+            found = (found.to(tl.float32) * s.to(tl.float32)).to(dtype)
+        else:
+            found = found * s
+    return tl.reshape(found, (WARPS, 16 * ROW_TILES, 64 * CHUNKS))
+
+
+@triton.jit
+def inputs(x_at, rows, columns, stride, first_row, first, CHUNKS: constexpr, WARPS: constexpr, EIGHTS: constexpr, SAFE: constexpr):
+    """x of 8 EIGHTS rows and the columns from ``first`` (one a warp) on, in chunks of 32: (WARPS, columns, 8 EIGHTS)."""
+    row = (first_row + tl.arange(0, 8))[:, None, None, None]
+    column = first[None, :, None, None] + (tl.arange(0, CHUNKS) * 32)[None, None, :, None] + tl.arange(0, 32)[None, None, None, :]
+    at = x_at + row * stride + column
+    inside = row < rows
+    if not SAFE:
+        inside = inside & (column < columns)
+    found = tl.load(at, mask=inside, other=0.0)
+    if EIGHTS == 2:
+        inside = row + 8 < rows
+        if not SAFE:
+            inside = inside & (column < columns)
+        found = tl.join(found, tl.load(at + 8 * stride, mask=inside, other=0.0))
+    found = tl.reshape(found, (8, WARPS, CHUNKS, 4, 2, 2, 2, EIGHTS))  # g w chunk t s c p eight
+    found = tl.permute(found, (1, 2, 4, 3, 5, 6, 7, 0))
+    return tl.reshape(found, (WARPS, 32 * CHUNKS, 8 * EIGHTS))
+
+
+@triton.jit
+def few_rows(
+    x_at, w_at, scale_at, offset_at, factor_at, bias_at, table, y_at, M, N, K, stride, tiles, row_tiles, groups, group_tiles, lift, STEPS: constexpr,
+    BITS: constexpr, IN_ORDER: constexpr, DECODE: constexpr, NARROW: constexpr, SHIFT: constexpr, OFFSET: constexpr, FACTOR: constexpr,
+    BIAS: constexpr, ROW_TILES: constexpr, TILES: constexpr, WARPS: constexpr, EIGHTS: constexpr, SAFE: constexpr,
+):  # fmt: skip
+    """16 ROW_TILES rows of W a program, whose warps share the columns; sums are added up in the order of the warps."""
+    dtype: constexpr = x_at.dtype.element_ty
+    CHUNKS: constexpr = TILES * (2 if BITS == 4 else 1)  # of 32 columns
+    row_tile = tl.program_id(0) * ROW_TILES
+    first_row = tl.program_id(1) * (8 * EIGHTS)
+    warp = tl.arange(0, WARPS) * TILES
+    rows = row_tile * 16 + tl.arange(0, 16 * ROW_TILES)
+    acc = tl.zeros((WARPS, 16 * ROW_TILES, 8 * EIGHTS), tl.float32)
+    ones = tl.full((WARPS, 16 * ROW_TILES, 32 * CHUNKS), 1.0, tl.float32).to(dtype)
+    chunks = K // 64
+    words = weights(w_at, row_tile, warp, tiles, row_tiles, ROW_TILES, TILES, SAFE)
+    for i in range(STEPS):
+        first = i * (WARPS * TILES) + warp
+        b = inputs(x_at, M, K, stride, first_row, first * (32 * CHUNKS // TILES), CHUNKS, WARPS, EIGHTS, SAFE)
+        now = words
+        words = weights(w_at, row_tile, tl.where(i + 1 < STEPS, first + WARPS * TILES, first), tiles, row_tiles, ROW_TILES, TILES, SAFE)
+        a = laid_out(
+            now, scale_at, table, row_tile, first, row_tiles, chunks, lift, dtype, BITS, IN_ORDER, DECODE, NARROW, SHIFT, ROW_TILES,
+            TILES, WARPS, SAFE,
+        )  # fmt: skip
+        if INTERPRETED:  # it has no products of bfloat16
+            a, b = a.to(tl.float32), b.to(tl.float32)
+        if NARROW:
+            acc = tl.dot(a, b, acc)
+        else:
+            at = tl.minimum(rows, row_tiles * 16 - 1)[None, :] * groups + (tl.minimum(first, tiles - 1) // group_tiles)[:, None]
+            acc += tl.dot(a, b) * number(pick(scale_at, at))[:, :, None]
+            if OFFSET:
+                acc += tl.dot(ones.to(b.dtype), b) * number(pick(offset_at, at))[:, :, None]
+    y = tl.sum(acc, 0)
+    if FACTOR:
+        y = y * tl.load(factor_at + rows, mask=rows < N, other=0.0)[:, None]
+    if BIAS:
+        y = y + tl.load(bias_at + rows, mask=rows < N, other=0.0)[:, None]
+    column = first_row + tl.arange(0, 8 * EIGHTS)
+    tl.store(y_at + column[None, :] * N + rows[:, None], y.to(dtype), mask=(rows < N)[:, None] & (column < M)[None, :])
+
+
+@triton.jit
+def dequantized(
+    w_at, scale_at, offset_at, factor_at, table, out_at, N, K, tiles, row_tiles, groups, group_tiles, lift, BITS: constexpr,
+    IN_ORDER: constexpr, DECODE: constexpr, NARROW: constexpr, SHIFT: constexpr, OFFSET: constexpr, FACTOR: constexpr,
+    ROW_TILES: constexpr, TILES: constexpr, WARPS: constexpr,
+):  # fmt: skip
+    """W as numbers, each rounded once more, for a product of another library."""
+    dtype: constexpr = out_at.dtype.element_ty
+    CHUNKS: constexpr = TILES * (2 if BITS == 4 else 1)
+    row_tile = tl.program_id(0) * ROW_TILES
+    first = tl.program_id(1) * (WARPS * TILES) + tl.arange(0, WARPS) * TILES
+    rows = row_tile * 16 + tl.arange(0, 16 * ROW_TILES)
+    words = weights(w_at, row_tile, first, tiles, row_tiles, ROW_TILES, TILES, False)
+    a = laid_out(
+        words, scale_at, table, row_tile, first, row_tiles, K // 64, lift, dtype, BITS, IN_ORDER, DECODE, NARROW, SHIFT, ROW_TILES,
+        TILES, WARPS, False,
+    )  # fmt: skip
+    v = a.to(tl.float32)
+    if not NARROW:
+        at = rows[None, :] * groups + (first // group_tiles)[:, None]
+        inside = (rows < row_tiles * 16)[None, :] & (first < tiles)[:, None]
+        v = v * number(tl.load(scale_at + at, mask=inside, other=0))[:, :, None]
+        if OFFSET:
+            v = v + number(tl.load(offset_at + at, mask=inside, other=0))[:, :, None]
+    if FACTOR:
+        v = v * tl.load(factor_at + rows, mask=rows < N, other=0.0)[None, :, None]
+    # numbers lie in the order (chunk, s, t, c, p), columns are (chunk, t, s, c, p)
+    v = tl.reshape(v.to(dtype), (WARPS, 16 * ROW_TILES, CHUNKS, 2, 4, 4))
+    v = tl.reshape(tl.permute(v, (0, 1, 2, 4, 3, 5)), (WARPS, 16 * ROW_TILES, 32 * CHUNKS))
+    column = (first * (32 * CHUNKS // TILES))[:, None] + tl.arange(0, 32 * CHUNKS)[None, :]
+    to = out_at + rows.to(tl.int64)[None, :, None] * K + column[:, None, :]
+    tl.store(to, v, mask=(rows < N)[None, :, None] & (column < K)[:, None, :])
