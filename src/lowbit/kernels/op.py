@@ -106,14 +106,19 @@ def _kernel(name: str, operation: str) -> ModuleType | str:
 
 @dataclass(frozen=True)
 class Op:
-    """An operation by its name; its kernels are the files ``kernels/<backend>/<name>.py`` with ``refuses`` and ``run``."""
+    """An operation by its name; its kernels are the files ``kernels/<backend>/<name>.py`` with ``refuses`` and ``run``.
+
+    Args:
+        always: it is asked for whatever backend is named.
+    """
 
     name: str
+    always: bool = False
 
     def plan(self, *args: Any) -> tuple[ModuleType | None, dict[str, str]]:
         """The kernel that would run, None for the reference, and for each backend asked before it, why it refused."""
         refusals: dict[str, str] = {}
-        forced = _forced.get()
+        forced = None if self.always else _forced.get()
         for name in BACKENDS:
             if forced not in (None, name) or (forced is None and name == "triton" and not has_cuda()):
                 continue  # without a CUDA device nobody needs to hear of it
@@ -146,6 +151,9 @@ BEST = Op("best")
 
 #: a linear on packed codes, with activations as they are and in int8
 QLINEAR, QLINEAR_INT8 = Op("qlinear"), Op("qlinear_int8")
+
+#: the weight of a linear as its kernels read it
+LINEAR_LAYOUT = Op("linear_layout", always=True)
 
 #: rows of packed codes as numbers
 GATHER = Op("gather")

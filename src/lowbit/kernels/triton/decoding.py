@@ -1,8 +1,8 @@
 """How packed codes become bfloat16 or float16 numbers in registers: text in PTX, written for one table and one dtype.
 
 Two words go in, registers of two numbers each come out, in the order that ``linear_layout`` lays codes out for. A word of 4-bit codes
-holds, for i = 0..3, those of the two halves of register i at bits 4 i and 16 + 4 i, or one after the other where they are looked up; a
-word of 8-bit codes those of register 0 in bytes 1 and 3 and those of register 1 in bytes 0 and 2.
+holds those of the two halves of registers 0 to 3, a word of 8-bit codes those of register 0 in bytes 1 and 3 and those of register 1 in
+bytes 0 and 2; ``places`` says which bit goes where.
 """
 
 from __future__ import annotations
@@ -14,6 +14,32 @@ from torch import Tensor
 
 #: the exponent bits of one in the dtype, bits of its mantissa
 ONE = {torch.bfloat16: (127, 7), torch.float16: (15, 10)}
+
+
+#: ways of laying 4-bit codes into a word: those of a half 4 bits apart, as mantissas; one after the other, as selectors of bytes; and
+#: in pieces that come to the places of a sign, two bits of an exponent and one of a mantissa with few shifts
+MANTISSAS, SELECTORS, PIECES = range(3)
+
+#: e2m1: bits of a half where those of a code begin, lowest first
+E2M1_PLACES = ((6, 7, 8, 15), (3, 4, 5, 12), (0, 1, 2, 9), (10, 11, 13, 14))
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+
+
+def kind_of(numbers: tuple[float, ...], bits: int) -> int:
+    """How codes of a table are laid into words."""
+    if bits == 8 or integers(torch.tensor(numbers)) is not None:
+        return MANTISSAS
+    return PIECES if numbers == E2M1 else SELECTORS
+
+
+def places(bits: int, kind: int) -> list[list[tuple[int, ...]]]:
+    """Of a word: for each register and half the bits of a code, lowest first."""
+    if bits == 8:
+        return [[tuple(range(at, at + 8)) for at in pair] for pair in ((8, 24), (0, 16))]
+    if kind == PIECES:
+        return [[tuple(16 * p + at for at in one) for p in range(2)] for one in E2M1_PLACES]
+    starts = [[4 * i + 16 * p if kind == MANTISSAS else 8 * i + 4 * p for p in range(2)] for i in range(4)]
+    return [[tuple(range(at, at + 4)) for at in pair] for pair in starts]
 
 
 def integers(table: Tensor) -> int | None:
@@ -39,6 +65,8 @@ def assembly(numbers: tuple[float, ...], bits: int, dtype: torch.dtype) -> str |
     table = torch.tensor(numbers, dtype=torch.float32)
     zero = integers(table)
     if bits == 4:
+        if kind_of(numbers, bits) == PIECES:
+            return _pieces4(dtype)
         return _whole4(zero, dtype) if zero is not None else _table4(table, dtype)
     if zero is not None:
         return _whole8(zero) if dtype == torch.bfloat16 else None
@@ -73,6 +101,27 @@ def _whole4(zero: int, dtype: torch.dtype) -> str:
             out = f"${4 * word + i}"
             lines.append(f"lop3.b32 {out}, {'t' if i else source}, 0x000F000F, {_pair(_half(power, dtype))}, 0xEA;")
             lines.append(f"add.rn.{_suffix(dtype)} {out}, {out}, m;")
+    return _text(lines)
+
+
+def _pieces4(dtype: torch.dtype) -> str:
+    """e2m1: the pieces make a number of bfloat16, far too small, and a product corrects that."""
+    one, digits = ONE[dtype]
+    power = 2.0 ** (one - 1)
+    lines = [".reg .b32 t, u, m;", f"mov.b32 m, {_pair(_half(power, dtype))};"]
+    for word in range(2):
+        source = f"${8 + word}"
+        for i in range(4):
+            out = f"${4 * word + i}"
+            if i < 3:
+                lines += [f"shl.b32 t, {source}, {3 * i};", f"and.b32 {out}, t, 0x81C081C0;"]
+            else:
+                lines += [f"shr.b32 t, {source}, 4;", f"and.b32 {out}, t, 0x00C000C0;"]
+                lines += [f"shl.b32 t, {source}, 1;", f"lop3.b32 {out}, t, 0x80008000, {out}, 0xEA;"]
+                lines += [f"shr.b32 t, {source}, 5;", f"lop3.b32 {out}, t, 0x01000100, {out}, 0xEA;"]
+            if digits > 7:
+                lines += [f"and.b32 t, {out}, 0x01C001C0;", f"shl.b32 t, t, {digits - 7};", f"lop3.b32 {out}, {out}, 0x80008000, t, 0xEA;"]
+            lines.append(f"mul.rn.{_suffix(dtype)} {out}, {out}, m;")
     return _text(lines)
 
 

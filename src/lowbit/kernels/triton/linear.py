@@ -11,15 +11,15 @@ INTERPRETED = constexpr(interpreted())
 
 
 @triton.jit
-def read(words, table, dtype: constexpr, BITS: constexpr, IN_ORDER: constexpr, DECODE: constexpr):
+def read(words, table, dtype: constexpr, BITS: constexpr, KIND: constexpr, DECODE: constexpr):
     """(..., 4) words to (..., 2 or 4, 2, 2, 2): (chunk, p, s, h, c) of 4-bit codes, (s, p, h, c) of 8-bit codes."""
     if BITS == 4:
         if INTERPRETED:
             o0, o1, o2, o3, o4, o5, o6, o7 = (
-                looked_up(words, table, dtype, 4, 0, 0, IN_ORDER), looked_up(words, table, dtype, 4, 0, 1, IN_ORDER),
-                looked_up(words, table, dtype, 4, 0, 2, IN_ORDER), looked_up(words, table, dtype, 4, 0, 3, IN_ORDER),
-                looked_up(words, table, dtype, 4, 1, 0, IN_ORDER), looked_up(words, table, dtype, 4, 1, 1, IN_ORDER),
-                looked_up(words, table, dtype, 4, 1, 2, IN_ORDER), looked_up(words, table, dtype, 4, 1, 3, IN_ORDER),
+                looked_up(words, table, dtype, 4, 0, 0, KIND), looked_up(words, table, dtype, 4, 0, 1, KIND),
+                looked_up(words, table, dtype, 4, 0, 2, KIND), looked_up(words, table, dtype, 4, 0, 3, KIND),
+                looked_up(words, table, dtype, 4, 1, 0, KIND), looked_up(words, table, dtype, 4, 1, 1, KIND),
+                looked_up(words, table, dtype, 4, 1, 2, KIND), looked_up(words, table, dtype, 4, 1, 3, KIND),
             )  # fmt: skip
         elif dtype == tl.bfloat16:
             o0, o1, o2, o3, o4, o5, o6, o7 = tl.inline_asm_elementwise(
@@ -35,8 +35,8 @@ def read(words, table, dtype: constexpr, BITS: constexpr, IN_ORDER: constexpr, D
     else:
         if INTERPRETED:
             o0, o1, o2, o3 = (
-                looked_up(words, table, dtype, 8, 0, 0, True), looked_up(words, table, dtype, 8, 0, 1, True),
-                looked_up(words, table, dtype, 8, 1, 0, True), looked_up(words, table, dtype, 8, 1, 1, True),
+                looked_up(words, table, dtype, 8, 0, 0, 0), looked_up(words, table, dtype, 8, 0, 1, 0),
+                looked_up(words, table, dtype, 8, 1, 0, 0), looked_up(words, table, dtype, 8, 1, 1, 0),
             )  # fmt: skip
         elif dtype == tl.bfloat16:
             o0, o1, o2, o3 = tl.inline_asm_elementwise(
@@ -51,20 +51,31 @@ def read(words, table, dtype: constexpr, BITS: constexpr, IN_ORDER: constexpr, D
 
 
 @triton.jit
-def looked_up(words, table, dtype: constexpr, BITS: constexpr, WORD: constexpr, REGISTER: constexpr, IN_ORDER: constexpr):
-    """One register of each pair of words, as ``decoding`` says where its codes are; for the interpreter, which has no assembly."""
+def looked_up(words, table, dtype: constexpr, BITS: constexpr, WORD: constexpr, REGISTER: constexpr, KIND: constexpr):
+    """One register of each pair of words, as ``decoding.places`` has it; for the interpreter, which has no assembly."""
     pairs = tl.reshape(words, words.shape[:-1] + [2, 2])
     first, second = tl.split(pairs)
     word = second if WORD else first
-    if BITS == 8:
-        low: constexpr = 0 if REGISTER else 8
-        high: constexpr = low + 16
-    else:
-        low: constexpr = 4 * REGISTER if IN_ORDER else 8 * REGISTER
-        high: constexpr = low + (16 if IN_ORDER else 4)
-    mask: constexpr = (1 << BITS) - 1
-    both = tl.join(tl.load(table + ((word >> low) & mask)), tl.load(table + ((word >> high) & mask)))
+    low, high = code_in(word, REGISTER, 0, BITS, KIND), code_in(word, REGISTER, 1, BITS, KIND)
+    both = tl.join(tl.load(table + low), tl.load(table + high))
     return tl.reshape(both, words.shape).to(dtype)
+
+
+@triton.jit
+def code_in(word, register, half, BITS: constexpr, KIND: constexpr):
+    """The code of a register and half, as ``decoding.places`` has it."""
+    if BITS == 8:
+        found = (word >> (8 - 8 * register + 16 * half)) & 255
+    elif KIND == 0:
+        found = (word >> (4 * register + 16 * half)) & 15
+    elif KIND == 1:
+        found = (word >> (8 * register + 4 * half)) & 15
+    else:
+        part = word >> (16 * half)
+        straight = ((part >> (6 - 3 * register)) & 7) | (((part >> (15 - 3 * register)) & 1) << 3)
+        last = ((part >> 10) & 3) | (((part >> 13) & 3) << 2)
+        found = tl.where(register == 3, last, straight)
+    return found
 
 
 @triton.jit
@@ -83,11 +94,11 @@ def weights(w_at, row_tile, first, tiles, row_tiles, ROW_TILES: constexpr, TILES
 
 @triton.jit
 def laid_out(
-    words, scale_at, table, row_tile, first, row_tiles, chunks, lift, dtype: constexpr, BITS: constexpr, IN_ORDER: constexpr,
+    words, scale_at, table, row_tile, first, row_tiles, chunks, lift, dtype: constexpr, BITS: constexpr, KIND: constexpr,
     DECODE: constexpr, NARROW: constexpr, SHIFT: constexpr, ROW_TILES: constexpr, TILES: constexpr, WARPS: constexpr, SAFE: constexpr,
 ):  # fmt: skip
     """What ``weights`` read as numbers (WARPS, 16 ROW_TILES, columns), times their scales where those are NARROW."""
-    found = read(words, table, dtype, BITS, IN_ORDER, DECODE)
+    found = read(words, table, dtype, BITS, KIND, DECODE)
     if BITS == 4:
         found = tl.reshape(found, (8, 4, WARPS, ROW_TILES, TILES, 2, 2, 2, 2, 2))  # g t w R C chunk p s h c
         found = tl.permute(found, (2, 3, 8, 0, 4, 5, 7, 1, 9, 6))  # w R h g C chunk s t c p
@@ -127,26 +138,31 @@ def inputs(x_at, rows, columns, stride, first_row, first, CHUNKS: constexpr, WAR
     """x of 8 EIGHTS rows and the columns from ``first`` (one a warp) on, in chunks of 32: (WARPS, columns, 8 EIGHTS)."""
     row = (first_row + tl.arange(0, 8))[:, None, None, None]
     column = first[None, :, None, None] + (tl.arange(0, CHUNKS) * 32)[None, None, :, None] + tl.arange(0, 32)[None, None, None, :]
-    at = x_at + row * stride + column
-    inside = row < rows
-    if not SAFE:
-        inside = inside & (column < columns)
-    found = tl.load(at, mask=inside, other=0.0)
-    if EIGHTS == 2:
-        inside = row + 8 < rows
-        if not SAFE:
-            inside = inside & (column < columns)
-        found = tl.join(found, tl.load(at + 8 * stride, mask=inside, other=0.0))
+    found = eights(x_at + row * stride + column, row, rows, column, columns, stride, 0, 1, EIGHTS, SAFE)
     found = tl.reshape(found, (8, WARPS, CHUNKS, 4, 2, 2, 2, EIGHTS))  # g w chunk t s c p eight
     found = tl.permute(found, (1, 2, 4, 3, 5, 6, 7, 0))
     return tl.reshape(found, (WARPS, 32 * CHUNKS, 8 * EIGHTS))
 
 
 @triton.jit
+def eights(at, row, rows, column, columns, stride, FIRST: constexpr, STEP: constexpr, COUNT: constexpr, SAFE: constexpr):
+    """COUNT times eight rows of x, every STEP-th eight from FIRST on, along new last axes."""
+    if COUNT == 1:
+        inside = row + 8 * FIRST < rows
+        if not SAFE:
+            inside = inside & (column < columns)
+        found = tl.load(at + 8 * FIRST * stride, mask=inside, other=0.0)
+    else:
+        even = eights(at, row, rows, column, columns, stride, FIRST, 2 * STEP, COUNT // 2, SAFE)
+        found = tl.join(even, eights(at, row, rows, column, columns, stride, FIRST + STEP, 2 * STEP, COUNT // 2, SAFE))
+    return found
+
+
+@triton.jit
 def few_rows(
     x_at, w_at, scale_at, offset_at, factor_at, bias_at, table, y_at, M, N, K, stride, tiles, row_tiles, groups, group_tiles, lift, STEPS: constexpr,
-    BITS: constexpr, IN_ORDER: constexpr, DECODE: constexpr, NARROW: constexpr, SHIFT: constexpr, OFFSET: constexpr, FACTOR: constexpr,
-    BIAS: constexpr, ROW_TILES: constexpr, TILES: constexpr, WARPS: constexpr, EIGHTS: constexpr, SAFE: constexpr,
+    BITS: constexpr, KIND: constexpr, DECODE: constexpr, NARROW: constexpr, SHIFT: constexpr, OFFSET: constexpr, FACTOR: constexpr,
+    BIAS: constexpr, ROW_TILES: constexpr, TILES: constexpr, WARPS: constexpr, EIGHTS: constexpr, AHEAD: constexpr, SAFE: constexpr,
 ):  # fmt: skip
     """16 ROW_TILES rows of W a program, whose warps share the columns; sums are added up in the order of the warps."""
     dtype: constexpr = x_at.dtype.element_ty
@@ -159,13 +175,20 @@ def few_rows(
     ones = tl.full((WARPS, 16 * ROW_TILES, 32 * CHUNKS), 1.0, tl.float32).to(dtype)
     chunks = K // 64
     words = weights(w_at, row_tile, warp, tiles, row_tiles, ROW_TILES, TILES, SAFE)
+    if AHEAD:
+        b_ahead = inputs(x_at, M, K, stride, first_row, warp * (32 * CHUNKS // TILES), CHUNKS, WARPS, EIGHTS, SAFE)
     for i in range(STEPS):
         first = i * (WARPS * TILES) + warp
-        b = inputs(x_at, M, K, stride, first_row, first * (32 * CHUNKS // TILES), CHUNKS, WARPS, EIGHTS, SAFE)
+        if AHEAD:
+            b = b_ahead
+            then = tl.where(i + 1 < STEPS, first + WARPS * TILES, first)
+            b_ahead = inputs(x_at, M, K, stride, first_row, then * (32 * CHUNKS // TILES), CHUNKS, WARPS, EIGHTS, SAFE)
+        else:
+            b = inputs(x_at, M, K, stride, first_row, first * (32 * CHUNKS // TILES), CHUNKS, WARPS, EIGHTS, SAFE)
         now = words
         words = weights(w_at, row_tile, tl.where(i + 1 < STEPS, first + WARPS * TILES, first), tiles, row_tiles, ROW_TILES, TILES, SAFE)
         a = laid_out(
-            now, scale_at, table, row_tile, first, row_tiles, chunks, lift, dtype, BITS, IN_ORDER, DECODE, NARROW, SHIFT, ROW_TILES,
+            now, scale_at, table, row_tile, first, row_tiles, chunks, lift, dtype, BITS, KIND, DECODE, NARROW, SHIFT, ROW_TILES,
             TILES, WARPS, SAFE,
         )  # fmt: skip
         if INTERPRETED:  # it has no products of bfloat16
@@ -189,7 +212,7 @@ def few_rows(
 @triton.jit
 def dequantized(
     w_at, scale_at, offset_at, factor_at, table, out_at, N, K, tiles, row_tiles, groups, group_tiles, lift, BITS: constexpr,
-    IN_ORDER: constexpr, DECODE: constexpr, NARROW: constexpr, SHIFT: constexpr, OFFSET: constexpr, FACTOR: constexpr,
+    KIND: constexpr, DECODE: constexpr, NARROW: constexpr, SHIFT: constexpr, OFFSET: constexpr, FACTOR: constexpr,
     ROW_TILES: constexpr, TILES: constexpr, WARPS: constexpr,
 ):  # fmt: skip
     """W as numbers, each rounded once more, for a product of another library."""
@@ -200,7 +223,7 @@ def dequantized(
     rows = row_tile * 16 + tl.arange(0, 16 * ROW_TILES)
     words = weights(w_at, row_tile, first, tiles, row_tiles, ROW_TILES, TILES, False)
     a = laid_out(
-        words, scale_at, table, row_tile, first, row_tiles, K // 64, lift, dtype, BITS, IN_ORDER, DECODE, NARROW, SHIFT, ROW_TILES,
+        words, scale_at, table, row_tile, first, row_tiles, K // 64, lift, dtype, BITS, KIND, DECODE, NARROW, SHIFT, ROW_TILES,
         TILES, WARPS, False,
     )  # fmt: skip
     v = a.to(tl.float32)
@@ -218,3 +241,38 @@ def dequantized(
     column = (first * (32 * CHUNKS // TILES))[:, None] + tl.arange(0, 32 * CHUNKS)[None, :]
     to = out_at + rows.to(tl.int64)[None, :, None] * K + column[:, None, :]
     tl.store(to, v, mask=(rows < N)[None, :, None] & (column < K)[:, None, :])
+
+
+@triton.jit
+def rows_of(
+    index_at, w_at, scale_at, factor_at, offset_at, table, out_at, N, K, tiles, groups, group, lift, BITS: constexpr, KIND: constexpr,
+    NARROW: constexpr, SHIFT: constexpr, FACTOR: constexpr, OFFSET: constexpr, COLUMNS: constexpr,
+):  # fmt: skip
+    """COLUMNS numbers of a row, each operation rounded once."""
+    item = tl.program_id(0).to(tl.int64)
+    row = tl.load(index_at + item).to(tl.int64)
+    known = (row >= 0) & (row < N)
+    row = tl.where(known, row, 0)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < K
+    R, h, g = row // 16, row % 16 // 8, row % 8
+    chunk, t, s, c, p = column % 64 // 32, column % 32 // 8, column % 8 // 4, column % 4 // 2, column % 2
+    if BITS == 4:
+        tile, word, register = column // 64, 2 * chunk + s, 2 * h + c
+    else:
+        tile, word, register = column // 32, 2 * s + h, c
+    words = tl.load(w_at + ((R * tiles + tile) * 32 + 4 * g + t) * 4 + word, mask=inside, other=0)
+    v = tl.load(table + code_in(words, register, p, BITS, KIND))
+    if NARROW:
+        eighth = g * NARROW + (t // 2 if NARROW == 2 else 0)
+        four = tl.load(scale_at + (R * (K // 64) + column // 64) * (8 * NARROW) + eighth, mask=inside, other=0)
+        byte = ((four >> (8 * (2 * h + chunk))) & 255).to(tl.int32)
+        scale = (byte << (SHIFT + 16)).to(tl.float32, bitcast=True) * lift
+        if FACTOR:
+            scale = scale * tl.load(factor_at + row)
+    else:
+        scale = tl.load(scale_at + row * groups + column // group, mask=inside, other=0.0)
+    v = v * scale
+    if OFFSET:
+        v = v + tl.load(offset_at + row * groups + column // group, mask=inside, other=0.0)
+    tl.store(out_at + item * K + column, tl.where(known, v, float("nan")), mask=inside)

@@ -16,7 +16,7 @@ from torch import Tensor
 from lowbit.errors import ShapeError
 from lowbit.kernels.linear_spec import LinearSpec
 from lowbit.kernels.op import interpreted
-from lowbit.kernels.triton.decoding import assembly, integers, recoded
+from lowbit.kernels.triton.decoding import assembly, integers, kind_of, places, recoded
 
 ROWS = 16
 LANES = 32
@@ -43,6 +43,7 @@ class PackedLinear:
         bits, table, group: those of the spec.
         stored_bits: of a code as it lies here, 4 or 8.
         stored: the number of each stored code.
+        kind: how codes lie in words, see ``decoding.places``.
         recoded: for stored codes that differ from those of the spec: the stored code of each.
         shift, lift: narrow scales are bytes: a bfloat16 number with the bits byte << shift times 2**lift; None where they are numbers.
     """
@@ -61,7 +62,7 @@ class PackedLinear:
     lift: int
     offset: Tensor | None
     factor: Tensor | None
-    in_order: bool
+    kind: int
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -117,9 +118,9 @@ def run(spec: LinearSpec) -> PackedLinear:
     rows, columns = spec.codes.shape
     bits = 4 if spec.bits <= 4 else 8
     codes, stored = recoded(spec.table.cpu(), bits), _stored(spec, bits)
-    in_order = bits == 8 or integers(torch.tensor(stored)) is not None
+    kind = kind_of(stored, bits)
     filled = _filled(codes.to(spec.codes.device)[spec.codes.long()])
-    words = _pack(filled, bits, in_order)
+    words = _pack(filled, bits, kind)
     factor, shift, lift = None, None, 0
     if spec.group >= WIDE:
         scale = _filled(spec.scales).contiguous()
@@ -127,7 +128,7 @@ def run(spec: LinearSpec) -> PackedLinear:
         scale, shift, lift, factor = _narrow(spec)
     offset = None if spec.offset is None else _filled(spec.offset).contiguous()
     return PackedLinear(
-        rows, columns, spec.bits, spec.table, spec.group, bits, stored, codes, words, scale, shift, lift, offset, factor, in_order
+        rows, columns, spec.bits, spec.table, spec.group, bits, stored, codes, words, scale, shift, lift, offset, factor, kind
     )  # fmt: skip
 
 
@@ -170,13 +171,6 @@ def _filled(x: Tensor) -> Tensor:
     return torch.nn.functional.pad(x, (0, 0, 0, -len(x) % ROWS))
 
 
-def _places(bits: int, in_order: bool) -> list[list[int]]:
-    """Of a word: the bit where the code of register i and half p begins."""
-    if bits == 8:
-        return [[8, 24], [0, 16]]
-    return [[4 * i + 16 * p if in_order else 8 * i + 4 * p for p in range(2)] for i in range(4)]
-
-
 def _views(codes: Tensor, bits: int) -> Tensor:
     """Codes as (row tiles, column tiles, g, t, words, registers of a word, p)."""
     rows, columns = codes.shape
@@ -187,28 +181,37 @@ def _views(codes: Tensor, bits: int) -> Tensor:
     return split.permute(0, 3, 2, 5, 4, 6, 1, 7, 8).reshape(rows // ROWS, columns // wide, 8, 4, 4, 2, 2)  # words (s, h), registers c
 
 
-def _pack(codes: Tensor, bits: int, in_order: bool) -> Tensor:
+def _pack(codes: Tensor, bits: int, kind: int) -> Tensor:
     """(rows, columns) codes to (row tiles, column tiles, 32, 4) words."""
-    parts = _views(codes, bits).to(torch.int64)
+    parts = _views(codes, bits)
     words = torch.zeros(parts.shape[:5], dtype=torch.int64, device=codes.device)
-    for i, places in enumerate(_places(bits, in_order)):
-        for p, at in enumerate(places):
-            words |= parts[..., i, p] << at
+    for i, pair in enumerate(places(bits, kind)):
+        for p, ats in enumerate(pair):
+            code = parts[..., i, p].to(torch.int64)
+            for k, at in enumerate(ats):
+                words |= (code >> k & 1) << at
     words = torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
     return words.flatten(2, 3).contiguous()
 
 
 def _unpack(packed: PackedLinear) -> Tensor:
     """The stored codes, (rows filled up, columns) uint8."""
-    bits, words = packed.stored_bits, packed.words
-    count = 32 // bits // 2
-    parts = torch.stack(
-        [torch.stack([words >> at & ((1 << bits) - 1) for at in places], -1) for places in _places(bits, packed.in_order)], -2
-    )  # fmt: skip
+    words = packed.words
+
+    def code(ats: tuple[int, ...]) -> Tensor:
+        found = torch.zeros(words.shape, dtype=torch.uint8, device=words.device)
+        for k, at in enumerate(ats):
+            found |= ((words >> at & 1) << k).to(torch.uint8)
+        return found
+
+    parts = torch.stack([torch.stack([code(ats) for ats in pair], -1) for pair in places(packed.stored_bits, packed.kind)], -2)
     R, C = words.shape[:2]
-    split = parts.view(R, C, 8, 4, COLUMNS[bits] // 32, 2, 2, 2, 2)  # R C g t chunk s h c p
-    assert count == parts.shape[-2]
-    return split.permute(0, 6, 2, 1, 4, 3, 5, 7, 8).reshape(R * ROWS, packed.columns).to(torch.uint8)
+    wide = COLUMNS[packed.stored_bits]
+    if packed.stored_bits == 4:
+        split = parts.view(R, C, 8, 4, wide // 32, 2, 2, 2, 2)  # R C g t chunk s h c p
+    else:
+        split = parts.view(R, C, 8, 4, 1, 2, 2, 2, 2)
+    return split.permute(0, 6, 2, 1, 4, 3, 5, 7, 8).reshape(R * ROWS, packed.columns)
 
 
 def _narrow(spec: LinearSpec) -> tuple[Tensor, int | None, int, Tensor | None]:

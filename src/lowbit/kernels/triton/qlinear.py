@@ -38,11 +38,18 @@ def refuses(x: Tensor, weight: PackedLinear | LinearSpec | str, bias: Tensor | N
 
 
 class Shape(NamedTuple):
-    """How a product is shared: tiles of rows of a program, tiles of columns of a warp at a time, warps of a program."""
+    """How a product is shared: tiles of rows of a program, tiles of columns of a warp at a time, warps of a program.
+
+    Args:
+        eights: rows of x of a program, in eights.
+        ahead: whether x is read one step before it is used.
+    """
 
     row_tiles: int
     tiles: int
     warps: int
+    eights: int = 2
+    ahead: bool = False
 
 
 def shape_for(weight: PackedLinear, m: int) -> Shape:
@@ -88,7 +95,7 @@ def run(x: Tensor, weight: PackedLinear, bias: Tensor | None = None, out: Tensor
 def few_rows(x: Tensor, weight: PackedLinear, bias: Tensor | None, out: Tensor, m: int, how: Shape) -> None:
     """The product with codes in the registers of tensor cores."""
     row_tiles, tiles = weight.words.shape[:2]
-    eights = 1 if m <= 8 else 2
+    eights = 1 if m <= 8 else how.eights
     safe = tiles % (how.warps * how.tiles) == 0 and row_tiles % how.row_tiles == 0
     grid = (-(-row_tiles // how.row_tiles), -(-m // (8 * eights)))
     with launch.on(x.device):
@@ -96,7 +103,7 @@ def few_rows(x: Tensor, weight: PackedLinear, bias: Tensor | None, out: Tensor, 
             x, *arguments(weight, x)[:4], x if bias is None else bias, arguments(weight, x)[4], out, m, weight.rows, weight.columns,
             weight.columns, tiles, row_tiles, *group_arguments(weight), -(-tiles // (how.warps * how.tiles)),
             **meanings(weight, x.dtype), BIAS=bias is not None,
-            ROW_TILES=how.row_tiles, TILES=how.tiles, WARPS=how.warps, EIGHTS=eights, SAFE=safe, num_warps=how.warps, num_stages=1,
+            ROW_TILES=how.row_tiles, TILES=how.tiles, WARPS=how.warps, EIGHTS=eights, AHEAD=how.ahead, SAFE=safe, num_warps=how.warps, num_stages=1,
         )  # fmt: skip
 
 
@@ -135,7 +142,7 @@ def group_arguments(weight: PackedLinear) -> tuple[int, int, float]:
 def meanings(weight: PackedLinear, dtype: torch.dtype) -> dict[str, object]:
     """What is compiled into a kernel."""
     return {
-        "BITS": weight.stored_bits, "IN_ORDER": weight.in_order, "DECODE": assembly(weight.stored, weight.stored_bits, dtype),
+        "BITS": weight.stored_bits, "KIND": weight.kind, "DECODE": assembly(weight.stored, weight.stored_bits, dtype),
         "NARROW": 0 if weight.wide else 32 // weight.group, "SHIFT": -1 if weight.shift is None else weight.shift,
         "OFFSET": weight.offset is not None, "FACTOR": weight.factor is not None,
     }  # fmt: skip
