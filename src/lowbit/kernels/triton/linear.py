@@ -79,23 +79,38 @@ def code_in(word, register, half, BITS: constexpr, KIND: constexpr):
 
 
 @triton.jit
-def weights(w_at, row_tile, first, tiles, row_tiles, ROW_TILES: constexpr, TILES: constexpr, SAFE: constexpr):
-    """Words of ROW_TILES tiles of rows and TILES tiles of columns from ``first`` (one a warp) on."""
-    lane = tl.arange(0, 32)[:, None, None, None, None]
-    row = row_tile + tl.arange(0, ROW_TILES)[None, None, :, None, None]
-    tile = first[None, :, None, None, None] + tl.arange(0, TILES)[None, None, None, :, None]
-    at = (row.to(tl.int64) * tiles + tile) * 128 + lane * 4 + tl.arange(0, 4)[None, None, None, None, :]
+def weights(
+    w_at, scale_at, row_tile, first, tiles, row_tiles, chunks, BITS: constexpr, NARROW: constexpr, SHIFT: constexpr,
+    ROW_TILES: constexpr, TILES: constexpr, SAFE: constexpr,
+):  # fmt: skip
+    """Words of ROW_TILES tiles of rows and TILES tiles of columns from ``first`` (one a warp) on, and of scales where those are NARROW."""
+    lane = tl.arange(0, 32)[:, None, None, None]
+    row = row_tile + tl.arange(0, ROW_TILES)[None, None, :, None]
+    tile = first[None, :, None, None] + tl.arange(0, TILES)[None, None, None, :]
+    at = ((row.to(tl.int64) * tiles + tile) * 128 + lane * 4)[:, :, :, :, None] + tl.arange(0, 4)[None, None, None, None, :]
+    inside = (row < row_tiles) & (tile < tiles)
     if SAFE:
         words = tl.load(w_at + at)
     else:
-        words = tl.load(w_at + at, mask=(row < row_tiles) & (tile < tiles), other=0)
-    return words
+        words = tl.load(w_at + at, mask=inside[:, :, :, :, None], other=0)
+    scales = words
+    if NARROW:
+        CHUNKS: constexpr = TILES if BITS == 4 else TILES // 2
+        chunk = (first * CHUNKS // TILES)[None, :, None, None] + tl.arange(0, CHUNKS)[None, None, None, :]
+        eighth = lane // 4 * NARROW + (lane % 4 // 2 if NARROW == 2 else 0)
+        at = (row.to(tl.int64) * chunks + chunk) * (8 * NARROW) + eighth
+        inside = (row < row_tiles) & (chunk < chunks)
+        if SHIFT >= 0:  # four bytes: h, chunk
+            scales = tl.load(scale_at + at, mask=inside, other=0)
+        else:  # two pairs of bfloat16
+            scales = tl.join(tl.load(scale_at + 2 * at, mask=inside, other=0), tl.load(scale_at + 2 * at + 1, mask=inside, other=0))
+    return words, scales
 
 
 @triton.jit
 def laid_out(
-    words, scale_at, table, row_tile, first, row_tiles, chunks, lift, dtype: constexpr, BITS: constexpr, KIND: constexpr,
-    DECODE: constexpr, NARROW: constexpr, SHIFT: constexpr, ROW_TILES: constexpr, TILES: constexpr, WARPS: constexpr, SAFE: constexpr,
+    words, scales, table, lift, dtype: constexpr, BITS: constexpr, KIND: constexpr, DECODE: constexpr, NARROW: constexpr,
+    SHIFT: constexpr, ROW_TILES: constexpr, TILES: constexpr, WARPS: constexpr,
 ):  # fmt: skip
     """What ``weights`` read as numbers (WARPS, 16 ROW_TILES, columns), times their scales where those are NARROW."""
     found = read(words, table, dtype, BITS, KIND, DECODE)
@@ -108,20 +123,12 @@ def laid_out(
         found = tl.permute(found, (2, 3, 8, 0, 4, 5, 6, 1, 9, 7))
         CHUNKS: constexpr = TILES // 2
     if NARROW:
-        lane = tl.arange(0, 32)[:, None, None, None]
-        row = row_tile + tl.arange(0, ROW_TILES)[None, None, :, None]
-        chunk = (first * CHUNKS // TILES)[None, :, None, None] + tl.arange(0, CHUNKS)[None, None, None, :]
-        eighth = lane // 4 * NARROW + (lane % 4 // 2 if NARROW == 2 else 0)
-        at = ((row.to(tl.int64) * chunks + chunk) * (8 * NARROW) + eighth) * (1 if SHIFT >= 0 else 2)
-        inside = (row < row_tiles) & (chunk < chunks)
-        if SHIFT >= 0:  # four bytes: h, chunk
-            four = tl.load(scale_at + at, mask=inside, other=0)
-            s = tl.join(tl.join(four & 255, (four >> 16) & 255), tl.join((four >> 8) & 255, (four >> 24) & 255))
+        if SHIFT >= 0:
+            s = tl.join(tl.join(scales & 255, (scales >> 16) & 255), tl.join((scales >> 8) & 255, (scales >> 24) & 255))
             s = (s << (SHIFT + 16)).to(tl.float32, bitcast=True) * lift
-        else:  # two pairs of bfloat16
-            first_pair, second_pair = tl.load(scale_at + at, mask=inside, other=0), tl.load(scale_at + at + 1, mask=inside, other=0)
-            s = tl.join(tl.join(first_pair << 16, second_pair << 16), tl.join(first_pair & -65536, second_pair & -65536))
-            s = s.to(tl.float32, bitcast=True)
+        else:
+            first, second = tl.split(scales)
+            s = tl.join(tl.join(first << 16, second << 16), tl.join(first & -65536, second & -65536)).to(tl.float32, bitcast=True)
         if not INTERPRETED:
             s = s.to(dtype)
         s = tl.reshape(s, (8, 4, WARPS, ROW_TILES, CHUNKS, 2, 2))  # g t w R C h chunk
@@ -174,23 +181,20 @@ def few_rows(
     acc = tl.zeros((WARPS, 16 * ROW_TILES, 8 * EIGHTS), tl.float32)
     ones = tl.full((WARPS, 16 * ROW_TILES, 32 * CHUNKS), 1.0, tl.float32).to(dtype)
     chunks = K // 64
-    words = weights(w_at, row_tile, warp, tiles, row_tiles, ROW_TILES, TILES, SAFE)
+    words, scales = weights(w_at, scale_at, row_tile, warp, tiles, row_tiles, chunks, BITS, NARROW, SHIFT, ROW_TILES, TILES, SAFE)
     if AHEAD:
         b_ahead = inputs(x_at, M, K, stride, first_row, warp * (32 * CHUNKS // TILES), CHUNKS, WARPS, EIGHTS, SAFE)
     for i in range(STEPS):
         first = i * (WARPS * TILES) + warp
+        then = tl.where(i + 1 < STEPS, first + WARPS * TILES, first)
         if AHEAD:
             b = b_ahead
-            then = tl.where(i + 1 < STEPS, first + WARPS * TILES, first)
             b_ahead = inputs(x_at, M, K, stride, first_row, then * (32 * CHUNKS // TILES), CHUNKS, WARPS, EIGHTS, SAFE)
         else:
             b = inputs(x_at, M, K, stride, first_row, first * (32 * CHUNKS // TILES), CHUNKS, WARPS, EIGHTS, SAFE)
-        now = words
-        words = weights(w_at, row_tile, tl.where(i + 1 < STEPS, first + WARPS * TILES, first), tiles, row_tiles, ROW_TILES, TILES, SAFE)
-        a = laid_out(
-            now, scale_at, table, row_tile, first, row_tiles, chunks, lift, dtype, BITS, KIND, DECODE, NARROW, SHIFT, ROW_TILES,
-            TILES, WARPS, SAFE,
-        )  # fmt: skip
+        now, now_scales = words, scales
+        words, scales = weights(w_at, scale_at, row_tile, then, tiles, row_tiles, chunks, BITS, NARROW, SHIFT, ROW_TILES, TILES, SAFE)
+        a = laid_out(now, now_scales, table, lift, dtype, BITS, KIND, DECODE, NARROW, SHIFT, ROW_TILES, TILES, WARPS)
         if INTERPRETED:  # it has no products of bfloat16
             a, b = a.to(tl.float32), b.to(tl.float32)
         if NARROW:
@@ -221,11 +225,8 @@ def dequantized(
     row_tile = tl.program_id(0) * ROW_TILES
     first = tl.program_id(1) * (WARPS * TILES) + tl.arange(0, WARPS) * TILES
     rows = row_tile * 16 + tl.arange(0, 16 * ROW_TILES)
-    words = weights(w_at, row_tile, first, tiles, row_tiles, ROW_TILES, TILES, False)
-    a = laid_out(
-        words, scale_at, table, row_tile, first, row_tiles, K // 64, lift, dtype, BITS, KIND, DECODE, NARROW, SHIFT, ROW_TILES,
-        TILES, WARPS, False,
-    )  # fmt: skip
+    words, scales = weights(w_at, scale_at, row_tile, first, tiles, row_tiles, K // 64, BITS, NARROW, SHIFT, ROW_TILES, TILES, False)
+    a = laid_out(words, scales, table, lift, dtype, BITS, KIND, DECODE, NARROW, SHIFT, ROW_TILES, TILES, WARPS)
     v = a.to(tl.float32)
     if not NARROW:
         at = rows[None, :] * groups + (first // group_tiles)[:, None]
@@ -276,3 +277,67 @@ def rows_of(
     if OFFSET:
         v = v + tl.load(offset_at + row * groups + column // group, mask=inside, other=0.0)
     tl.store(out_at + item * K + column, tl.where(known, v, float("nan")), mask=inside)
+
+
+@triton.jit
+def many_rows(
+    x_at, w_at, scale_at, offset_at, factor_at, bias_at, table, y_at, M, N, K, tiles, row_tiles, groups, group_tiles, lift,
+    BITS: constexpr, KIND: constexpr, DECODE: constexpr, NARROW: constexpr, SHIFT: constexpr, OFFSET: constexpr, FACTOR: constexpr,
+    BIAS: constexpr, ROW_TILES: constexpr, TILES: constexpr, WIDTH: constexpr, STEPS: constexpr, SPLIT: constexpr, STAGES: constexpr,
+):  # fmt: skip
+    """64 ROW_TILES rows of W and WIDTH rows of x a program, of SPLIT parts of the columns one; those of x are in the order of ``in_steps``."""
+    dtype: constexpr = x_at.dtype.element_ty
+    CHUNKS: constexpr = TILES if BITS == 4 else TILES // 2
+    row_tile = tl.program_id(0) * (4 * ROW_TILES)
+    rows = row_tile * 16 + tl.arange(0, 64 * ROW_TILES)
+    samples = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    part = tl.program_id(2)
+    acc = tl.zeros((64 * ROW_TILES, WIDTH), tl.float32)
+    ones = tl.full((64 * ROW_TILES, 64 * CHUNKS), 1.0, tl.float32).to(dtype)
+    lane = tl.arange(0, 32)[:, None, None, None]
+    row = row_tile + tl.arange(0, 4)[None, :, None, None] + 4 * tl.arange(0, ROW_TILES)[None, None, :, None]
+    known = row < row_tiles
+    for step in tl.range(0, STEPS, num_stages=STAGES):
+        i = part * STEPS + step
+        tile = i * TILES + tl.arange(0, TILES)[None, None, None, :]
+        at = ((row.to(tl.int64) * tiles + tile) * 128 + lane * 4)[:, :, :, :, None] + tl.arange(0, 4)[None, None, None, None, :]
+        words = tl.load(w_at + at, mask=known[:, :, :, :, None], other=0)
+        found = read(words, table, dtype, BITS, KIND, DECODE)
+        if BITS == 4:
+            found = tl.reshape(found, (8, 4, 4, ROW_TILES, TILES, 2, 2, 2, 2, 2))  # g t w R C chunk p s h c
+            found = tl.permute(found, (3, 2, 8, 0, 4, 5, 7, 9, 1, 6))  # R w h g C chunk s c t p
+        else:
+            found = tl.reshape(found, (8, 4, 4, ROW_TILES, TILES // 2, 2, 2, 2, 2, 2))  # g t w R C chunk s p h c
+            found = tl.permute(found, (3, 2, 8, 0, 4, 5, 6, 9, 1, 7))
+        if NARROW:
+            chunk = i * CHUNKS + tl.arange(0, CHUNKS)[None, None, None, :]
+            eighth = lane // 4 * NARROW + (lane % 4 // 2 if NARROW == 2 else 0)
+            scales = tl.load(scale_at + (row.to(tl.int64) * (K // 64) + chunk) * (8 * NARROW) + eighth, mask=known, other=0)
+            s = tl.join(tl.join(scales & 255, (scales >> 16) & 255), tl.join((scales >> 8) & 255, (scales >> 24) & 255))
+            s = (s << (SHIFT + 16)).to(tl.float32, bitcast=True) * lift
+            if not INTERPRETED:
+                s = s.to(dtype)
+            s = tl.reshape(s, (8, 4, 4, ROW_TILES, CHUNKS, 2, 2))  # g t w R C h chunk
+            s = tl.permute(s, (3, 2, 5, 0, 4, 6, 1))[:, :, :, :, :, :, None, None, :, None]
+            if INTERPRETED:
+                found = (found.to(tl.float32) * s.to(tl.float32)).to(dtype)
+            else:
+                found = found * s
+        a = tl.reshape(found, (64 * ROW_TILES, 64 * CHUNKS))
+        column = i * (64 * CHUNKS) + tl.arange(0, 64 * CHUNKS)
+        b = tl.load(x_at + samples[None, :].to(tl.int64) * K + column[:, None], mask=(samples < M)[None, :], other=0.0)
+        if INTERPRETED:
+            a, b = a.to(tl.float32), b.to(tl.float32)
+        if NARROW:
+            acc = tl.dot(a, b, acc)
+        else:
+            at = tl.minimum(rows, row_tiles * 16 - 1) * groups + i * TILES // group_tiles
+            acc += tl.dot(a, b) * number(pick(scale_at, at))[:, None]
+            if OFFSET:
+                acc += tl.dot(ones.to(b.dtype), b) * number(pick(offset_at, at))[:, None]
+    if FACTOR:
+        acc = acc * tl.load(factor_at + rows, mask=rows < N, other=0.0)[:, None]
+    if BIAS:
+        acc = acc + tl.load(bias_at + rows, mask=rows < N, other=0.0)[:, None]
+    to = y_at + part.to(tl.int64) * M * N + samples[None, :].to(tl.int64) * N + rows[:, None]
+    tl.store(to, acc.to(y_at.dtype.element_ty), mask=(rows < N)[:, None] & (samples < M)[None, :])

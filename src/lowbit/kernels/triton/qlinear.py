@@ -107,6 +107,44 @@ def few_rows(x: Tensor, weight: PackedLinear, bias: Tensor | None, out: Tensor, 
         )  # fmt: skip
 
 
+class Wide(NamedTuple):
+    """How a product with more rows of x is shared: 64 times so many rows of W, rows of x of a program, parts of the columns, stages.
+
+    Args:
+        tiles: of columns at a time.
+    """
+
+    row_tiles: int
+    width: int
+    split: int
+    stages: int
+    tiles: int
+
+
+def in_steps(x: Tensor) -> Tensor:
+    """Columns of x in the order in which tensor cores take those of W: 16 s + 8 c + 2 t + p for 8 t + 4 s + 2 c + p."""
+    rows, columns = x.shape
+    return x.view(rows, columns // 32, 4, 2, 2, 2).permute(0, 1, 3, 4, 2, 5).reshape(rows, columns)
+
+
+def many_rows(x: Tensor, weight: PackedLinear, bias: Tensor | None, out: Tensor, m: int, how: Wide) -> None:
+    """The product with codes in the registers of tensor cores, x in shared memory; parts are added in their order."""
+    row_tiles, tiles = weight.words.shape[:2]
+    steps = tiles // how.tiles // how.split
+    whole = how.split == 1
+    to = out if whole else torch.empty((how.split, m, weight.rows), device=x.device)
+    w, scale, offset, factor, table = arguments(weight, x)
+    with launch.on(x.device):
+        kernels.many_rows[(-(-row_tiles // (4 * how.row_tiles)), -(-m // how.width), how.split)](
+            in_steps(x.view(m, -1)), w, scale, offset, factor, x if bias is None else bias, table, to, m, weight.rows, weight.columns,
+            tiles, row_tiles, *group_arguments(weight), **meanings(weight, x.dtype), BIAS=bias is not None and whole,
+            ROW_TILES=how.row_tiles, TILES=how.tiles, WIDTH=how.width, STEPS=steps, SPLIT=how.split, STAGES=how.stages, num_warps=4,
+        )  # fmt: skip
+    if not whole:
+        y = to.sum(0) if bias is None else to.sum(0).add_(bias)
+        out.view(m, -1).copy_(y)
+
+
 def dequantized(weight: PackedLinear, dtype: torch.dtype) -> Tensor:
     """W as numbers of a dtype, (rows, columns)."""
     out = torch.empty(weight.shape, dtype=dtype, device=weight.device)
