@@ -208,7 +208,8 @@ def emulate(
     blocks, per_row, columns, rows, strips, width, chunks, key0, key1, rule,
     RULE: constexpr, VALUE: constexpr, CODE: constexpr, STEPS: constexpr, STOCHASTIC: constexpr, OVERFLOWS: constexpr,
     SIGNED_ZERO: constexpr, STORED: constexpr, STORED_STEPS: constexpr, STORED_OVERFLOWS: constexpr, STORED_SIGNED_ZERO: constexpr,
-    UNDER: constexpr, POWERS: constexpr, QUICK: constexpr, NANS: constexpr, SCALE: constexpr, ZERO: constexpr, OFFSET: constexpr, NEGATIVE: constexpr, INVERSE: constexpr,
+    UNDER: constexpr, POWERS: constexpr, QUICK: constexpr, NANS: constexpr, SCALE: constexpr, ZERO: constexpr, OFFSET: constexpr,
+    NEGATIVE: constexpr, INVERSE: constexpr,
     OUT: constexpr, CODES: constexpr, SCALE_OUT: constexpr, SECOND_OUT: constexpr, CANDIDATES: constexpr, NOISE: constexpr,
     QUADS: constexpr, EVEN: constexpr, TABLES: constexpr, LONG: constexpr, HEIGHT: constexpr, WIDTH: constexpr, PADDED_WIDTH: constexpr,
     PADDED: constexpr, BLOCKS: constexpr,
@@ -336,7 +337,9 @@ def rounded_near(y):
 
 
 @triton.jit
-def as_stored(scale, stored, scale_unit, STORED: constexpr, STEPS: constexpr, OVERFLOWS: constexpr, SIGNED_ZERO: constexpr, UNDER: constexpr):
+def as_stored(
+    scale, stored, scale_unit, STORED: constexpr, STEPS: constexpr, OVERFLOWS: constexpr, SIGNED_ZERO: constexpr, UNDER: constexpr
+):
     """Scales as they are stored: by a cast, as multiples of one number, or as they are."""
     if STORED == AS_THEY_ARE:
         found = scale
@@ -401,8 +404,10 @@ def decode(
 
 
 @triton.jit
-def hifloat4(x_at, out_at, c, stored, blocks, seventh, VALUE: constexpr, STEPS: constexpr, SIGNED_ZERO: constexpr, STORED: constexpr,
-             STORED_STEPS: constexpr, STORED_OVERFLOWS: constexpr, STORED_SIGNED_ZERO: constexpr, NANS: constexpr, BLOCKS: constexpr):  # fmt: skip
+def hifloat4(
+    x_at, out_at, c, stored, blocks, seventh, VALUE: constexpr, STEPS: constexpr, SIGNED_ZERO: constexpr, STORED: constexpr,
+    STORED_STEPS: constexpr, STORED_OVERFLOWS: constexpr, STORED_SIGNED_ZERO: constexpr, NANS: constexpr, BLOCKS: constexpr,
+):  # fmt: skip
     """64 numbers share a scale, 8 and 4 of them an exponent bit each; quantizers/hifloat4.py holds the definition."""
     block = tl.program_id(0).to(tl.int64) * BLOCKS + tl.arange(0, BLOCKS)
     at = block[:, None] * 64 + tl.arange(0, 64)[None, :]

@@ -167,7 +167,7 @@ def _uniform(fields: dict[str, int], cuts: np.ndarray) -> np.ndarray | None:
     ranks = np.searchsorted(place, np.arange(low, high + 1), side="left")
     points = np.full(high - low + 1, np.nan, dtype=np.float32)
     points[place - low] = cuts
-    fields |= {"uniform_low": _word(low), "uniform_high": _word(high), "uniform_inverse": _word(inverse)}
+    fields |= {"uniform_low": _word(low), "uniform_high": _word(high), "uniform_inverse": _word(float(inverse))}
     return np.stack([points.view(np.int32), ranks.astype(np.int32)], 1).reshape(-1)
 
 

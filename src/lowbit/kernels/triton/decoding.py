@@ -179,8 +179,10 @@ def _minifloat8(table: Tensor, dtype: torch.dtype) -> str | None:
             exponent == 0, fraction / 2.0**mantissa, (1 + fraction / 2.0**mantissa) * torch.exp2((exponent - 1).double())
         )
         expected = (magnitude * top * torch.where(code >= 128, -1.0, 1.0)).float()
-        power = torch.frexp(torch.tensor(top))[1].item() - 1 + one - 1
-        if torch.equal(expected[table.isfinite()], table[table.isfinite()]) and power <= one and 7 - mantissa <= (5 if dtype == torch.float16 else 8):
+        power = int(torch.frexp(torch.tensor(top))[1]) - 1 + one - 1
+        finite = table.isfinite()
+        fits = power <= one and (dtype == torch.bfloat16 or mantissa >= 2)
+        if fits and torch.equal(expected[finite], table[finite]):
             return _moved(mantissa, digits, power, dtype)
     return None
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lowbit.blocks import Blocks
-from lowbit.kernels.cpu.call import TYPES, Noise
 from lowbit.kernels.cpu.call import NO_UNITS as NO_UNITS
+from lowbit.kernels.cpu.call import TYPES, Noise
 from lowbit.kernels.grid_spec import Candidate, GridSpec, Layout, Numbers, ScaleRule, Units, layout
 from lowbit.kernels.op import interpreted
 from lowbit.kernels.triton import blocks as kernels
@@ -98,29 +98,29 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def plan(l: Layout, *, whole: bool, tile: int = TILE) -> Plan:
+def plan(where: Layout, *, whole: bool, tile: int = TILE) -> Plan:
     """The plan for a layout.
 
     Args:
         whole: a program sees whole blocks; without it a long block is cut into pieces.
     """
-    l = l._replace(block_rows=min(l.block_rows, l.rows), block_columns=min(l.block_columns, l.columns))
-    even = l.block_rows == 1 and l.columns % l.block_columns == 0
-    per_row, strips = -(-l.columns // l.block_columns), -(-l.rows // l.block_rows)
-    blocks = l.batch * strips * per_row
-    padded_width = _power(l.block_columns)
-    padded = padded_width * _power(l.block_rows)
+    high, wide = min(where.block_rows, where.rows), min(where.block_columns, where.columns)
+    even = high == 1 and where.columns % wide == 0
+    per_row, strips = -(-where.columns // wide), -(-where.rows // high)
+    blocks = where.batch * strips * per_row
+    padded_width = _power(wide)
+    padded = padded_width * _power(high)
     long = padded > (LONGEST if whole else tile)
     size = tile if long else padded
-    chunks = -(-padded // size) if not even else -(-l.block_columns // size)
+    chunks = -(-padded // size) if not even else -(-wide // size)
     held = 1 if long else max(1, tile // padded)
     shape = {
-        "EVEN": even, "LONG": long, "HEIGHT": l.block_rows, "WIDTH": 0 if long or not even else l.block_columns,
+        "EVEN": even, "LONG": long, "HEIGHT": high, "WIDTH": 0 if long or not even else wide,
         "PADDED_WIDTH": padded_width if not even else 1, "PADDED": size, "BLOCKS": held,
     }  # fmt: skip
     programs = chunks * (blocks if long else -(-blocks // held))
     warps = max(1, min(16, size * held // 1024))
-    return Plan(blocks, per_row, l.columns, l.rows, strips, l.block_columns, chunks, shape, programs, warps)
+    return Plan(blocks, per_row, where.columns, where.rows, strips, wide, chunks, shape, programs, warps)
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
@@ -265,8 +265,8 @@ def _launch(
     given = [None if u is None else u.contiguous() for u in units]
     finds = kind not in ("given", "none") or found
     shape = p.shape
-    rounded = [c.numbers for c in candidates] or [numbers] * (numbers is not None)
-    quick = finds and not interpreted() and all(coarse(n) for n in rounded if n is not None)
+    quick = finds and not interpreted() and all(coarse(n) for n in (numbers, *(c.numbers for c in candidates)) if n is not None)
+    exact_powers = scale_unit is None and (kind == "power_of_two" if scale is None else finds and powers(scale))
     fours = shape["EVEN"] and shape["PADDED"] % 4 == 0 and p.width % 4 == 0
     with on(device):
         kernels.emulate[(p.programs,)](
@@ -277,8 +277,8 @@ def _launch(
             RULE=RULES[kind], VALUE=way.value, CODE=way.code, STEPS=way.steps, STOCHASTIC=way.stochastic, OVERFLOWS=way.overflows,
             SIGNED_ZERO=way.signed_zero, STORED=kept_way.value, STORED_STEPS=kept_way.steps, STORED_OVERFLOWS=kept_way.overflows,
             STORED_SIGNED_ZERO=kept_way.signed_zero,
-            UNDER=scale_unit is not None, POWERS=scale_unit is None and (kind == "power_of_two" if scale is None else finds and powers(scale)),
-            QUICK=quick, NANS=0 if finds else 1 + way.nan_signs, SCALE=kind in FINDING or given[0] is not None, ZERO=kind == "minmax" or given[1] is not None, OFFSET=given[2] is not None,
+            UNDER=scale_unit is not None, POWERS=exact_powers, QUICK=quick, NANS=0 if finds else 1 + way.nan_signs,
+            SCALE=kind in FINDING or given[0] is not None, ZERO=kind == "minmax" or given[1] is not None, OFFSET=given[2] is not None,
             NEGATIVE=kind == "sign_split" or given[3] is not None, INVERSE=given[4] is not None,
             OUT=out is not None, CODES=codes is not None, SCALE_OUT=scale_out is not None, SECOND_OUT=second_out is not None,
             CANDIDATES=len(candidates), NOISE=kind_of_noise, QUADS=fours and kind_of_noise == PHILOX, TABLES=tables, **shape,

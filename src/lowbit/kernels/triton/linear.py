@@ -165,11 +165,12 @@ def eights(at, row, rows, column, columns, stride, FIRST: constexpr, STEP: const
     return found
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def few_rows(
-    x_at, w_at, scale_at, offset_at, factor_at, bias_at, table, y_at, M, N, K, stride, tiles, row_tiles, groups, group_tiles, lift, STEPS: constexpr,
-    BITS: constexpr, KIND: constexpr, DECODE: constexpr, NARROW: constexpr, SHIFT: constexpr, OFFSET: constexpr, FACTOR: constexpr,
-    BIAS: constexpr, ROW_TILES: constexpr, TILES: constexpr, WARPS: constexpr, EIGHTS: constexpr, AHEAD: constexpr, SAFE: constexpr,
+    x_at, w_at, scale_at, offset_at, factor_at, bias_at, table, y_at, M, N, K, stride, tiles, row_tiles, groups, group_tiles, lift,
+    STEPS: constexpr, BITS: constexpr, KIND: constexpr, DECODE: constexpr, NARROW: constexpr, SHIFT: constexpr, OFFSET: constexpr,
+    FACTOR: constexpr, BIAS: constexpr, ROW_TILES: constexpr, TILES: constexpr, WARPS: constexpr, EIGHTS: constexpr, AHEAD: constexpr,
+    SAFE: constexpr,
 ):  # fmt: skip
     """16 ROW_TILES rows of W a program, whose warps share the columns; sums are added up in the order of the warps."""
     dtype: constexpr = x_at.dtype.element_ty
@@ -279,13 +280,13 @@ def rows_of(
     tl.store(out_at + item * K + column, tl.where(known, v, float("nan")), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def many_rows(
     x_at, w_at, scale_at, offset_at, factor_at, bias_at, table, y_at, M, N, K, tiles, row_tiles, groups, group_tiles, lift,
     BITS: constexpr, KIND: constexpr, DECODE: constexpr, NARROW: constexpr, SHIFT: constexpr, OFFSET: constexpr, FACTOR: constexpr,
     BIAS: constexpr, ROW_TILES: constexpr, TILES: constexpr, WIDTH: constexpr, STEPS: constexpr, SPLIT: constexpr, STAGES: constexpr,
 ):  # fmt: skip
-    """64 ROW_TILES rows of W and WIDTH rows of x a program, of SPLIT parts of the columns one; those of x are in the order of ``in_steps``."""
+    """64 ROW_TILES rows of W, WIDTH rows of x and one of SPLIT parts of the columns a program; x in the order of ``qlinear.in_steps``."""
     dtype: constexpr = x_at.dtype.element_ty
     CHUNKS: constexpr = TILES if BITS == 4 else TILES // 2
     row_tile = tl.program_id(0) * (4 * ROW_TILES)

@@ -24,6 +24,9 @@ LANES = 32
 #: bits of a stored code -> columns of a tile
 COLUMNS = {4: 64, 8: 32}
 
+#: rows of x that are multiplied with codes: in the registers of each warp, and with x in shared memory; beyond, with numbers
+FEW, SOME = 32, 192
+
 #: scales of so many columns or more multiply sums, those of fewer multiply weights
 WIDE = 64
 
@@ -71,6 +74,11 @@ class PackedLinear:
     @property
     def device(self) -> torch.device:
         return self.words.device
+
+    @property
+    def many(self) -> str:
+        """What multiplies many rows of x."""
+        return f"Triton up to {SOME} rows, from there on torch on the weight decoded anew"
 
     @property
     def wide(self) -> bool:
@@ -207,10 +215,7 @@ def _unpack(packed: PackedLinear) -> Tensor:
     parts = torch.stack([torch.stack([code(ats) for ats in pair], -1) for pair in places(packed.stored_bits, packed.kind)], -2)
     R, C = words.shape[:2]
     wide = COLUMNS[packed.stored_bits]
-    if packed.stored_bits == 4:
-        split = parts.view(R, C, 8, 4, wide // 32, 2, 2, 2, 2)  # R C g t chunk s h c p
-    else:
-        split = parts.view(R, C, 8, 4, 1, 2, 2, 2, 2)
+    split = parts.view(R, C, 8, 4, wide // 32, 2, 2, 2, 2)  # R C g t chunk s h c p
     return split.permute(0, 6, 2, 1, 4, 3, 5, 7, 8).reshape(R * ROWS, packed.columns)
 
 

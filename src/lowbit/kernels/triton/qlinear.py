@@ -7,17 +7,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from lowbit.errors import ShapeError
 from lowbit.kernels.linear_spec import LinearSpec
 from lowbit.kernels.triton import launch
 from lowbit.kernels.triton import linear as kernels
 from lowbit.kernels.triton.decoding import assembly
-from lowbit.kernels.triton.linear_layout import COLUMNS, ROWS, PackedLinear
-
-#: rows of x up to which tensor cores are fed with codes; more are multiplied with the numbers they stand for
-FEW = 64
+from lowbit.kernels.triton.linear_layout import COLUMNS, FEW, SOME, PackedLinear
 
 
 def refuses(x: Tensor, weight: PackedLinear | LinearSpec | str, bias: Tensor | None = None) -> str | None:
@@ -52,17 +48,59 @@ class Shape(NamedTuple):
     ahead: bool = False
 
 
+class Wide(NamedTuple):
+    """How a product with more rows of x is shared: 64 times so many rows of W, rows of x of a program, parts of the columns, stages.
+
+    Args:
+        tiles: of columns at a time.
+    """
+
+    row_tiles: int
+    width: int
+    split: int
+    stages: int
+    tiles: int
+
+
 def shape_for(weight: PackedLinear, m: int) -> Shape:
-    """What was found to be quick on an H100."""
-    tiles = 2
+    """What was quickest on an H100 with so few rows of x: enough warps for its 132 multiprocessors, and then as few as hide the memory."""
+    tiles, row_tiles = _tiles(weight, 2), len(weight.words)
+    if m > 8:
+        if weight.stored_bits == 8:
+            return Shape(1, _tiles(weight, 4), 4, 2, True)
+        return Shape(2, tiles, 8) if row_tiles <= 256 else Shape(2, tiles, 4, 2, True)
+    if weight.stored_bits == 8 or row_tiles <= 256:
+        return Shape(1, tiles, 8)
+    if row_tiles <= 1024:
+        return Shape(1, tiles, 4)
+    return Shape(2, tiles, 4) if weight.wide else Shape(1, tiles, 8)
+
+
+def wide_for(weight: PackedLinear, m: int) -> Wide:
+    """The same with some more rows: parts of the columns until there are about two programs a multiprocessor."""
+    tiles = _tiles(weight, 2 if weight.wide or weight.stored_bits == 8 else 1)
+    row_tiles, steps = 1 if weight.wide else 2, weight.words.shape[1] // tiles
+    programs = -(-weight.rows // (64 * row_tiles)) * -(-m // 64)
+    split = next((n for n in (1, 2, 4, 8) if n * programs >= 200 or n == 8), 1)
+    while steps % split:
+        split //= 2
+    return Wide(row_tiles, 64, split, 4, tiles)
+
+
+def _tiles(weight: PackedLinear, most: int) -> int:
+    """Tiles of columns at a time, all of one group."""
+    most = max(most, 2 if weight.stored_bits == 8 else 1)
     per_group = weight.group // COLUMNS[weight.stored_bits]
-    while weight.wide and per_group % tiles:
-        tiles //= 2
-    return Shape(1 if m <= 8 else 2, tiles, 8)
+    while weight.wide and per_group % most:
+        most //= 2
+    return most
 
 
 def run(x: Tensor, weight: PackedLinear, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-    """Float32 sums in an order that depends on the shapes only.
+    """Float32 sums in an order that depends on the shapes only, but with many rows, which the library of torch multiplies.
+
+    Scales of 64 columns or more multiply float32 sums. Those of fewer columns multiply the weights, which are then rounded to the dtype
+    of x: exact where scales are powers of two or NVFP4's. With many rows every weight is rounded so: off by up to 2**-9 of it.
 
     Shapes:
         x       (..., in)
@@ -83,13 +121,19 @@ def run(x: Tensor, weight: PackedLinear, bias: Tensor | None = None, out: Tensor
         raise ShapeError(f"out should be contiguous {x.dtype} of {shape}, it is {out.dtype} of {tuple(out.shape)}")
     dense = x.contiguous()
     m = x.numel() // weight.columns
-    if m <= FEW:
-        if m:
-            few_rows(dense, weight, bias, out, m, shape_for(weight, m))
+    if not m:
         return out
-    W = dequantized(weight, x.dtype)
-    torch.matmul(dense.view(m, -1), W.T, out=out.view(m, -1))
-    return out if bias is None else out.add_(bias)
+    if m <= FEW:
+        few_rows(dense, weight, bias, out, m, shape_for(weight, m))
+    elif m <= SOME and (weight.wide or weight.shift is not None):
+        many_rows(dense, weight, bias, out, m, wide_for(weight, m))
+    else:
+        W = dequantized(weight, x.dtype)
+        if bias is None:
+            torch.matmul(dense.view(m, -1), W.T, out=out.view(m, -1))
+        else:
+            torch.addmm(bias.to(x.dtype), dense.view(m, -1), W.T, out=out.view(m, -1))
+    return out
 
 
 def few_rows(x: Tensor, weight: PackedLinear, bias: Tensor | None, out: Tensor, m: int, how: Shape) -> None:
@@ -102,23 +146,9 @@ def few_rows(x: Tensor, weight: PackedLinear, bias: Tensor | None, out: Tensor, 
         kernels.few_rows[grid](
             x, *arguments(weight, x)[:4], x if bias is None else bias, arguments(weight, x)[4], out, m, weight.rows, weight.columns,
             weight.columns, tiles, row_tiles, *group_arguments(weight), -(-tiles // (how.warps * how.tiles)),
-            **meanings(weight, x.dtype), BIAS=bias is not None,
-            ROW_TILES=how.row_tiles, TILES=how.tiles, WARPS=how.warps, EIGHTS=eights, AHEAD=how.ahead, SAFE=safe, num_warps=how.warps, num_stages=1,
+            **meanings(weight, x.dtype), BIAS=bias is not None, ROW_TILES=how.row_tiles, TILES=how.tiles, WARPS=how.warps,
+            EIGHTS=eights, AHEAD=how.ahead, SAFE=safe, num_warps=how.warps, num_stages=1,
         )  # fmt: skip
-
-
-class Wide(NamedTuple):
-    """How a product with more rows of x is shared: 64 times so many rows of W, rows of x of a program, parts of the columns, stages.
-
-    Args:
-        tiles: of columns at a time.
-    """
-
-    row_tiles: int
-    width: int
-    split: int
-    stages: int
-    tiles: int
 
 
 def in_steps(x: Tensor) -> Tensor:
@@ -184,6 +214,3 @@ def meanings(weight: PackedLinear, dtype: torch.dtype) -> dict[str, object]:
         "NARROW": 0 if weight.wide else 32 // weight.group, "SHIFT": -1 if weight.shift is None else weight.shift,
         "OFFSET": weight.offset is not None, "FACTOR": weight.factor is not None,
     }  # fmt: skip
-
-
-assert ROWS == 16

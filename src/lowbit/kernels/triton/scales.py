@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lowbit.kernels.cpu import call, codec
-from lowbit.kernels.grid_spec import GridSpec, Layout, ScaleRule, Scales, layout
+from lowbit.kernels.grid_spec import GridSpec, Layout, Numbers, ScaleRule, Scales, layout
 from lowbit.kernels.triton import launch
 from lowbit.kernels.triton.codec import codecs
 
@@ -97,4 +97,4 @@ def scale_unit(x: Tensor, spec: GridSpec) -> Tensor | None:
     else:
         outer = rule_of(largest, spec.rule)
     unit = rule_of(outer, under.rule)
-    return launch.as_stored(unit, under.scale, None) if under.scale is not None and not callable(under.scale) else unit
+    return launch.as_stored(unit, under.scale, None) if isinstance(under.scale, Numbers) else unit
