@@ -73,10 +73,14 @@ def extension(module: str) -> ModuleType | None:
     return None
 
 
-@lru_cache
 def has_cuda() -> bool:
-    """Whether there are tensors on a CUDA device in this process, or Triton's interpreter stands in for one."""
-    return interpreted() or torch.cuda.is_available()
+    """Whether there is a CUDA device, or Triton's interpreter stands in for one."""
+    return interpreted() or _cuda()
+
+
+@lru_cache
+def _cuda() -> bool:
+    return torch.cuda.is_available()
 
 
 def interpreted() -> bool:
