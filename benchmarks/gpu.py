@@ -259,6 +259,7 @@ def report(result: dict[str, Any]) -> str:
     versions = result["versions"]
     parts = [f"# {versions['device']}", ", ".join(f"{k} {v}" for k, v in versions.items() if k != "device")]
     parts += ["Written by `python benchmarks/gpu.py`; medians of replays of a CUDA graph, weights rotated past the second-level cache."]
+    parts += ["Ratios are within one run; emulation and linears may be of two (`--only`)."]
     if "ceilings" in result:
         parts += [table([result["ceilings"]]), "## Emulation: 2**28 numbers of bfloat16 in and out", table(result["emulation"])]
         parts += ["GB/s count each number once in and once out; scales under one number of the whole tensor need one more read of it."]

@@ -20,7 +20,8 @@ codec = pytest.importorskip("lowbit.kernels.triton.codec")
     "name, rounding, way",
     [
         ("float8_e4m3fn", nearest_even, FLOAT), ("bfloat16", nearest_even, WIDE), ("int4", nearest_even, FIXED),
-        ("int4", stochastic, FIXED), ("nf4_element", nearest_even, codec.UNIFORM), ("posit8_1", nearest_even, SEARCH), ("e3m0f", nearest_even, LOOKUP),
+        ("int4", stochastic, FIXED), ("nf4_element", nearest_even, codec.UNIFORM), ("posit8_1", nearest_even, SEARCH),
+        ("e3m0f", nearest_even, LOOKUP),
     ],
 )  # fmt: skip
 def test_the_way_taken(name: str, rounding: Rounding, way: int) -> None:

@@ -36,13 +36,14 @@ REGISTERED = tuple(catalog.names("quantizer"))
 
 
 def numbers(rows: int, columns: int, *, hard: bool = True) -> Tensor:
-    """Rows of different range; with NaN, Inf, a zero with a sign, a subnormal number and a block of zeros."""
+    """Rows of different range; with NaN, Inf, a zero with a sign, a subnormal number, blocks of zeros and of subnormal numbers."""
     generator = torch.Generator().manual_seed(11)
     x = torch.randn(rows, columns, generator=generator)
     x *= torch.exp2(torch.randint(-4, 5, (rows, 1), generator=generator))
     if hard:
         x[0, 0], x[1, 3], x[2, 5], x[4, 1] = -0.0, torch.nan, torch.inf, 1e-41
         x[3, :64] = 0
+        x[5, :96] *= 1e-41
     return x
 
 
