@@ -26,9 +26,11 @@ demo: setup ## quantize the built-in model in many ways and compare
 
 test: setup ## the whole test suite, without what is marked slow or gpu
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not gpu"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "not slow and not gpu" tests/kernels/triton
 
 test-all: setup ## slow tests too
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not gpu"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n $(JOBS) -m "not gpu" tests/kernels/triton
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check .

@@ -59,6 +59,23 @@ def test_the_reference_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
         assert FAKE_QUANTIZE.kernel(torch.zeros(4, 32), lowered("mxfp4")) is None
 
 
+def test_a_device_that_is_not_there_is_a_reason_and_nothing_else_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(op, "_cuda", lambda: False)
+    op._kernel.cache_clear()
+    with backend("triton"), pytest.raises(NoKernel, match="there is no CUDA device"):
+        lowbit.fake_quantize(torch.zeros(4, 32), "mxfp4")
+    assert "triton" not in FAKE_QUANTIZE.plan(torch.zeros(4, 32), lowered("int4 g32 percentile"))[1]
+    op._kernel.cache_clear()
+
+
+def test_an_operation_that_a_backend_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(op, "_absent", lambda name: None)
+    op._kernel.cache_clear()
+    assert op._kernel("triton", "pack") == "no pack for triton"
+    op._kernel.cache_clear()
+
+
 def test_an_unknown_backend_is_named() -> None:
     with pytest.raises(UnknownName, match="no backend is called 'tpu'"), backend("tpu"):
         pass

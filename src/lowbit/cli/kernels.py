@@ -16,6 +16,7 @@ from torch import nn
 
 from lowbit.checkpoint.reading import open_model
 from lowbit.cli.doctor import cpu_target
+from lowbit.kernels.cpu.linear_layout import PackedLinear
 from lowbit.kernels.cpu.qlinear import many_rows
 from lowbit.kernels.op import GATHER
 from lowbit.nn.convolution import Convolution
@@ -52,7 +53,7 @@ def layer(name: str, module: nn.Module) -> Layer:
     specs = " + ".join(t.get("spec", t["kind"]) for t in module.weight.describe())
     kernel, layout, many = route(module), module.weight.layout(), ""
     if not isinstance(layout, str) and kernel.kernel in ("qlinear", "qlinear_int8"):
-        many = many_rows(layout, integer=kernel.kernel == "qlinear_int8")
+        many = many_rows(layout, integer=kernel.kernel == "qlinear_int8") if isinstance(layout, PackedLinear) else layout.many
     return Layer(name, tuple(module.weight.shape), specs, kernel, many)
 
 

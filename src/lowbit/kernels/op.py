@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +14,12 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from lowbit.errors import NoKernel, UnknownName
 
 #: backend -> the module that it needs; asked in this order, before the reference
-BACKENDS = {"cpu": "lowbit._cpu"}
+BACKENDS = {"triton": "triton", "cpu": "lowbit._cpu"}
 
 #: module -> the number of its interface; one that was built from older sources is not used
 INTERFACES = {"lowbit._cpu": 4}
@@ -69,27 +73,59 @@ def extension(module: str) -> ModuleType | None:
     return None
 
 
+def has_cuda() -> bool:
+    """Whether there is a CUDA device, or Triton's interpreter stands in for one."""
+    return interpreted() or _cuda()
+
+
+@lru_cache
+def _cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def interpreted() -> bool:
+    """Whether Triton runs its kernels in Python, on tensors of the CPU: ``TRITON_INTERPRET=1``."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def _absent(name: str) -> str | None:
+    """Why a backend cannot run here whatever it is given."""
+    module = BACKENDS[name]
+    if module in INTERFACES:
+        return f"{module} was not built from these sources" if extension(module) is None else None
+    if not has_cuda():
+        return "there is no CUDA device"
+    return f"{module} is not installed" if importlib.util.find_spec(module) is None else None
+
+
 @lru_cache
 def _kernel(name: str, operation: str) -> ModuleType | str:
     """The kernel's module, or why there is none. Only absence is forgiven: a kernel that fails to import raises."""
-    if extension(BACKENDS[name]) is None:
-        return f"{BACKENDS[name]} was not built from these sources"
-    return importlib.import_module(f"lowbit.kernels.{name}.{operation}")
+    absent = _absent(name)
+    if absent is not None:
+        return absent
+    module = f"lowbit.kernels.{name}.{operation}"
+    return f"no {operation} for {name}" if importlib.util.find_spec(module) is None else importlib.import_module(module)
 
 
 @dataclass(frozen=True)
 class Op:
-    """An operation by its name; its kernels are the files ``kernels/<backend>/<name>.py`` with ``refuses`` and ``run``."""
+    """An operation by its name; its kernels are the files ``kernels/<backend>/<name>.py`` with ``refuses`` and ``run``.
+
+    Args:
+        always: it is asked for whatever backend is named.
+    """
 
     name: str
+    always: bool = False
 
     def plan(self, *args: Any) -> tuple[ModuleType | None, dict[str, str]]:
         """The kernel that would run, None for the reference, and for each backend asked before it, why it refused."""
         refusals: dict[str, str] = {}
-        forced = _forced.get()
+        forced = None if self.always else _forced.get()
         for name in BACKENDS:
-            if forced not in (None, name):
-                continue
+            if forced not in (None, name) or (forced is None and name == "triton" and not has_cuda()):
+                continue  # without a CUDA device nobody needs to hear of it
             kernel = _kernel(name, self.name)
             reason = kernel if isinstance(kernel, str) else kernel.refuses(*args)
             if reason is None and not isinstance(kernel, str):
@@ -119,6 +155,9 @@ BEST = Op("best")
 
 #: a linear on packed codes, with activations as they are and in int8
 QLINEAR, QLINEAR_INT8 = Op("qlinear"), Op("qlinear_int8")
+
+#: the weight of a linear as its kernels read it
+LINEAR_LAYOUT = Op("linear_layout", always=True)
 
 #: rows of packed codes as numbers
 GATHER = Op("gather")

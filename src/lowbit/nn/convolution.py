@@ -49,6 +49,8 @@ class Convolution(nn.Module):
     def layouts(self) -> tuple[PackedLinear, ...] | str:
         """The weight of each group as the linear kernel reads it, or why there is none."""
         layout = self.weight.layout()
+        if not isinstance(layout, PackedLinear | str):
+            return "patches are multiplied on the CPU only"
         return layout if isinstance(layout, str) else parts_of(layout, self.layer.groups)
 
     def route(self) -> Route:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.errors import ShapeError
+from lowbit.kernels.cpu.linear_layout import PackedLinear
 from lowbit.kernels.op import extension
 from lowbit.nn.linear import Linear
 
@@ -164,9 +165,11 @@ class FusedDecoder:
         if route.kernel != ("qlinear_int8" if integer else "qlinear"):
             raise _Unfit(f"{name}: {route.refused}")
         layout = linear.weight.layout()
+        if not isinstance(layout, PackedLinear):
+            raise _Unfit(f"{name}: its weight is not laid out for the CPU")
         self._held.append(layout)
         self.integer |= integer
-        return layout.handle, 0, self._bias(linear, name), linear.out_features, linear.in_features, integer  # type: ignore[union-attr]
+        return layout.handle, 0, self._bias(linear, name), linear.out_features, linear.in_features, integer
 
     def _head(self, head: nn.Module) -> tuple[Any, int, int, int, int, bool]:
         if isinstance(head, Linear):

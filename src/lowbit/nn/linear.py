@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import NamedTuple, cast
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,10 @@ from lowbit.solvers.rtn import RTN
 
 #: how the integer kernel rounds the rows of its inputs
 INT8_ROWS = "int8 scale=float32"
+
+
+#: inputs that kernels take as they are
+HALVES = (torch.bfloat16, torch.float16)
 
 
 class Route(NamedTuple):
@@ -62,8 +67,13 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (*, in) to (*, out)."""
+        if torch.compiler.is_compiling() and self.activations is None and x.dtype in HALVES:
+            return torch.ops.lowbit.linear(x, _name(self), self.out_features)  # type: ignore[no-any-return]
+        return self._product(x)
+
+    def _product(self, x: Tensor) -> Tensor:
         bias, layout = None if self.bias is None else self.bias.float(), self.weight.layout()
-        if x.dtype == torch.bfloat16 and self.activations is None and (kernel := QLINEAR.kernel(x, layout, bias)) is not None:
+        if x.dtype in HALVES and self.activations is None and (kernel := QLINEAR.kernel(x, layout, bias)) is not None:
             return cast(Tensor, kernel.run(x, layout, bias))
         y = x.float()
         kernel = QLINEAR_INT8.kernel(y, layout, bias) if self.activations is not None and self.integer else None
@@ -80,7 +90,9 @@ class Linear(nn.Module):
 
     def route(self) -> Route:
         """What multiplies here without gradients."""
-        x, layout, reasons = torch.zeros(1, self.in_features), self.weight.layout(), []
+        layout, reasons = self.weight.layout(), []
+        device = self.weight.device
+        x = torch.zeros(1, self.in_features, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
         with torch.no_grad():
             if self.activations is not None:
                 kernel, refusals = QLINEAR_INT8.plan(x, layout, self.bias) if self.integer else (None, {})
@@ -94,3 +106,29 @@ class Linear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+# ---- under torch.compile: one operation, so that no graph breaks; the layer travels as its name
+
+_layers: WeakValueDictionary[str, Linear] = WeakValueDictionary()
+
+
+@torch.compiler.assume_constant_result
+def _name(layer: Linear) -> str:
+    name = f"linear {id(layer)}"
+    _layers[name] = layer
+    return name
+
+
+def _operation(x: Tensor, layer: str, rows: int) -> Tensor:
+    return _layers[layer]._product(x)
+
+
+_library = torch.library.Library("lowbit", "FRAGMENT")
+_library.define("linear(Tensor x, str layer, int rows) -> Tensor", tags=torch.Tag.pt2_compliant_tag)
+_library.impl("linear", _operation, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("lowbit::linear", lib=_library)
+def _fake(x: Tensor, layer: str, rows: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], rows))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.errors import CheckpointError, UnsupportedError
-from lowbit.kernels.cpu.linear_layout import PackedLinear, prepare, unprepare
-from lowbit.kernels.op import extension
+from lowbit.kernels.cpu.linear_layout import PackedLinear
+from lowbit.kernels.linear_spec import LinearSpec
+from lowbit.kernels.op import LINEAR_LAYOUT
 from lowbit.packing import packed_nbytes
 from lowbit.packing import unpack as unpack_bits
 from lowbit.quantizers.grid import QTensor, packed_codes
@@ -61,6 +62,7 @@ class PackedWeight(nn.Module):
         self.keep_dense: bool | None = None
         self.unserved: str | None = None  # why the module that holds it has no use for a layout
         self._layout: PackedLinear | str | None = None
+        self._unprepare: Callable[[Any], LinearSpec] | None = None  # back from the layout
 
     @classmethod
     def of(cls, weight: Weight) -> PackedWeight:
@@ -150,7 +152,7 @@ class PackedWeight(nn.Module):
         return dense
 
     def layout(self) -> PackedLinear | str:
-        """The weight as the CPU kernel reads it, made when first needed, or why there is none."""
+        """The weight as the kernel of its device reads it, made when first needed, or why there is none."""
         if self.keep_dense:
             return "its dense weight is kept"
         if self.unserved is not None:
@@ -160,20 +162,20 @@ class PackedWeight(nn.Module):
         return self._layout
 
     def _laid_out(self) -> PackedLinear | str:
-        if extension("lowbit._cpu") is None:
-            return "lowbit._cpu was not built from these sources"
         kinds = [form.kind for form in self.stored]
         if kinds != ["quantized"]:
             return f"its weight is a sum: {' + '.join(kinds)}" if len(kinds) > 1 else f"its weight is {kinds[0]}"
-        if self.device.type != "cpu":
-            return f"its weight is on {self.device}"
         stored = self.unpacked().terms[0]
         assert isinstance(stored, QTensor)
         tensor = stored if self.bits is None else slice_tensor(stored, self.bits)
         spec = linear_spec(tensor)
         if isinstance(spec, str):
             return spec
-        made = prepare(spec)
+        kernel, refusals = LINEAR_LAYOUT.plan(spec)
+        if kernel is None:
+            return next(iter(refusals.values())) if len(refusals) == 1 else "; ".join(f"{name}: {why}" for name, why in refusals.items())
+        made = kernel.run(spec)
+        self._unprepare = kernel.unprepare
         if spec.codes is tensor.codes and next(iter(self._buffers)) == CODES:  # not folded with exponents: they come back from the layout
             if self.bits is not None:
                 master = stored.grid.format
@@ -181,11 +183,12 @@ class PackedWeight(nn.Module):
                 self._rest = Rest(rest, master.bits, stored.grid.zero is None)
             self._taken = made
             del self._buffers[CODES]
-        return made
+        return made  # type: ignore[no-any-return]
 
     def _taken_codes(self, taken: PackedLinear) -> Tensor:
         """The codes as bytes, from the layout that holds them."""
-        codes = unprepare(taken).codes
+        assert self._unprepare is not None
+        codes = self._unprepare(taken).codes
         if self._rest is None:
             return packed_codes(codes, taken.bits)
         packed, master, signed = self._rest
@@ -240,7 +243,7 @@ class PackedWeight(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        alone = {"_buffers": self._whole_buffers(), "kept": None, "_layout": None, "_taken": None, "_rest": None}
+        alone = {"_buffers": self._whole_buffers(), "kept": None, "_layout": None, "_taken": None, "_rest": None, "_unprepare": None}
         return {**super().__getstate__(), **alone}  # type: ignore[dict-item]
 
     @property
@@ -257,7 +260,7 @@ class PackedWeight(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return torch.device("cpu") if self._taken is not None else next(self.buffers()).device
+        return self._taken.words.device if self._taken is not None else next(self.buffers()).device
 
     def _specs(self) -> str:
         return " + ".join(t.get("spec", t["kind"]) for t in self.describe())

@@ -36,6 +36,7 @@ def linear_spec(q: QTensor) -> LinearSpec | str:
         if applies:
             return reason
     assert isinstance(table, Tensor)
+    table = table.to(q.codes.device)
     codes, table, bits, scale, blocks = _fold_exponents(q.codes, grid, table)
     factor = None
     if isinstance(scale, QTensor):
@@ -45,7 +46,7 @@ def linear_spec(q: QTensor) -> LinearSpec | str:
     if grid.offset is not None:
         group = math.gcd(group, _columns(offset_blocks, shape))
     counts = (shape[0], -(-shape[1] // group))
-    scales = torch.ones(counts) if scale is None else _per_group(dense(scale), blocks, shape, group)
+    scales = torch.ones(counts, device=codes.device) if scale is None else _per_group(dense(scale), blocks, shape, group)
     offset = None if grid.offset is None else _per_group(dense(grid.offset), offset_blocks, shape, group)
     if grid.zero is not None:
         product = scales if factor is None else scales * factor.unsqueeze(-1)
@@ -115,7 +116,7 @@ def _fold_exponents(codes: Tensor, grid: Grid, table: Tensor) -> _Folded:
             wider = Blocks(tuple(a * b for a, b in zip(blocks.axes(shape), inner.blocks.axes(scale.shape), strict=True)))
         except ShapeError:
             break
-        products = (table[:, None] * powers).view(torch.int32)  # as bits: zeros keep their signs
+        products = (table[:, None] * powers.to(table.device)).view(torch.int32)  # as bits: zeros keep their signs
         known, index = products.unique(return_inverse=True)
         if len(known) > 256:
             break

@@ -120,6 +120,19 @@ class PackedLinear:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
+def refuses(spec: LinearSpec) -> str | None:
+    return None if spec.codes.device.type == "cpu" else f"its weight is on {spec.codes.device}"
+
+
+def run(spec: LinearSpec) -> PackedLinear:
+    """As ``prepare``.
+
+    Raises:
+        ShapeError: every number of the table is NaN or Inf.
+    """
+    return prepare(spec)
+
+
 def prepare(spec: LinearSpec) -> PackedLinear:
     """The CPU layout of a weight. Needs no extension; codes come back from ``unprepare`` bit for bit.
 
