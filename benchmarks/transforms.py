@@ -83,7 +83,7 @@ def markdown(results: Path, runs: list[Run]) -> str:
     tokens = ", ".join(f"{text} {original[text]['perplexity']:.3f} on {count:,} tokens" for text, count in first["tokens"].items())
     formats = [f for f in FORMATS if any(run[:2] == f for run in found)]
     lines = [
-        f"Original perplexity: {tokens}. Each cell: perplexity over that, text by text; seconds to quantize.",
+        f"Original perplexity: {tokens}. Each cell: perplexity over that (KL to the original in nats a token), text by text.",
         "",
         "| transform | " + " | ".join(f"{w}, inputs {i}" for w, i in formats) + " |",
         "| --- |" + " --- |" * len(formats),
@@ -97,9 +97,10 @@ def markdown(results: Path, runs: list[Run]) -> str:
 
 
 def cell(row: dict, original: dict) -> str:
-    """``1.351, 1.521; 9 s``."""
-    ratios = [(row["texts"][t]["perplexity"] or math.inf) / original[t]["perplexity"] for t in original]
-    return ", ".join(f"{r:.3f}" for r in ratios) + f"; {row['seconds']:.0f} s"
+    """``1.351 (0.328), 1.521 (0.382)``."""
+    texts = row["texts"]
+    ratios = {t: (texts[t]["perplexity"] or math.inf) / original[t]["perplexity"] for t in original}
+    return ", ".join(f"{ratio:.3f} ({texts[t]['kl'] or math.inf:.4f})" for t, ratio in ratios.items())
 
 
 if __name__ == "__main__":
