@@ -1,7 +1,6 @@
 """Transforms in front of four-bit weights and four- or eight-bit inputs, on one model and its texts.
 
     python benchmarks/transforms.py MODEL --results FOLDER [--tokens 8192] [--seconds 3600] [--only nvfp4]
-    python benchmarks/transforms.py builtin --results FOLDER --calibrate builtin:first --texts builtin:second
 
 Weights are rounded to nearest. A run is one process, `lowbit compare` with one pair of formats and a few transforms; runs that FOLDER
 holds already are not repeated, and none is started after --seconds. Calibration: 8 sequences of 512 tokens, unless said otherwise from
