@@ -22,7 +22,7 @@ def edge():
 
 
 def test_learning_scales_and_rotations_costs_least(edge):
-    """The order that the paper states: O and S < O < Hadamard, on rows that were not seen; O alone is not better than nothing here."""
+    """The order that the paper states: O and S < O < Hadamard, on rows that were not seen."""
     made, rows, held_out = edge
     specs = ("ostquant", "ostquant:scales=false", "ostquant:iterations=0")
     changes = [transform(s).fit(made, {"rows": rows}, Key()) for s in specs]
