@@ -1,10 +1,10 @@
-"""Transforms in front of four-bit weights and four- or eight-bit inputs, on one real model and two texts.
+"""Transforms in front of four-bit weights and four- or eight-bit inputs, on one model and its texts.
 
     python benchmarks/transforms.py MODEL --results FOLDER [--tokens 8192] [--seconds 3600] [--only nvfp4]
 
 Weights are rounded to nearest. A run is one process, `lowbit compare` with one pair of formats and a few transforms; runs that FOLDER
-holds already are not repeated, and none is started after --seconds. Calibration: 8 sequences of 512 tokens from the first half of
-WikiText-2's validation text; measured on its second half and on Python's own documentation.
+holds already are not repeated, and none is started after --seconds. Calibration: 8 sequences of 512 tokens, unless said otherwise from
+the first half of WikiText-2's validation text; measured on its second half and on Python's own documentation.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=8192, help="scored of each text")
+    parser.add_argument("--calibrate", default="wikitext2:first")
+    parser.add_argument("--texts", nargs="+", default=["wikitext2:second", "pydoc"])
     parser.add_argument("--seconds", type=float, default=3600.0)
     parser.add_argument("--only", default="", help="runs that hold these words: a format, or the first transform of a run")
     options = parser.parse_args()
@@ -60,8 +62,8 @@ def measure(options: argparse.Namespace, run: Run) -> None:
     part = Path(f"{place(options.results, run)}.part")
     command = [
         sys.executable, "-m", "lowbit.cli.main", "compare", options.model, "--weights", weights, "--activations", inputs,
-        "--transforms", ",".join(GROUPS[group]), "--calibrate", "wikitext2:first", "--sequences", "8",
-        "--text", "wikitext2:second", "--text", "pydoc", "--max-tokens", str(options.tokens), "--json", str(part),
+        "--transforms", ",".join(GROUPS[group]), "--calibrate", options.calibrate, "--sequences", "8",
+        *(word for text in options.texts for word in ("--text", text)), "--max-tokens", str(options.tokens), "--json", str(part),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -80,7 +82,7 @@ def markdown(results: Path, runs: list[Run]) -> str:
     tokens = ", ".join(f"{text} {original[text]['perplexity']:.3f} on {count:,} tokens" for text, count in first["tokens"].items())
     formats = [f for f in FORMATS if any(run[:2] == f for run in found)]
     lines = [
-        f"Original perplexity: {tokens}. Each cell: perplexity over that, for both texts; seconds to quantize.",
+        f"Original perplexity: {tokens}. Each cell: perplexity over that (KL to the original in nats a token), text by text.",
         "",
         "| transform | " + " | ".join(f"{w}, inputs {i}" for w, i in formats) + " |",
         "| --- |" + " --- |" * len(formats),
@@ -94,9 +96,10 @@ def markdown(results: Path, runs: list[Run]) -> str:
 
 
 def cell(row: dict, original: dict) -> str:
-    """``1.351, 1.521; 9 s``."""
-    ratios = [(row["texts"][t]["perplexity"] or math.inf) / original[t]["perplexity"] for t in original]
-    return ", ".join(f"{r:.3f}" for r in ratios) + f"; {row['seconds']:.0f} s"
+    """``1.351 (0.328), 1.521 (0.382)``."""
+    texts = row["texts"]
+    ratios = {t: (texts[t]["perplexity"] or math.inf) / original[t]["perplexity"] for t in original}
+    return ", ".join(f"{ratio:.3f} ({texts[t]['kl'] or math.inf:.4f})" for t, ratio in ratios.items())
 
 
 if __name__ == "__main__":

@@ -159,3 +159,15 @@ def test_originals_are_put_back_where_they_were(model):
         model.module.model.layers[0].mlp.up_proj.weight = nn.Parameter(torch.zeros(96, 64))
         model.module.model.layers[0].mlp.down_proj = nn.Identity()
     assert_as_before(model, before)
+
+
+def test_residual_channels_are_counted():
+    """64 more channels for inputs of 256 and of 768: by hand, over the weights of a block of the built-in model."""
+    found = lowbit.compare(
+        lowbit.open_model("builtin"), ["mxfp4"], transforms=[["arcquant:channels=64"]], activations="mxfp4", max_tokens=600,
+        calibration=["builtin"], sequences=1, length=64,
+    )  # fmt: skip
+    shapes = [(256, 256), (128, 256), (128, 256), (256, 256), (768, 256), (768, 256), (256, 768)]
+    times = sum(out * (n + 64) for out, n in shapes) / sum(out * n for out, n in shapes)
+    assert f"inputs have {4.25 * times:.3f} bits a number, not 4.250, and a product" in found.notes[-1]
+    assert f"reads its weights {times:.3f} times as wide" in found.notes[-1]

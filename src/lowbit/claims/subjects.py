@@ -90,14 +90,23 @@ def _missing() -> str:
     return ""
 
 
-def losses(subject: Subject, weights: Sequence[str], solvers: Sequence[str], progress: ProgressCallback | None) -> list[dict[str, Any]]:
-    """Rows of (model, weights, solver, text, bits, loss, extra): nats a token, and how many more than the original takes."""
+def losses(
+    subject: Subject, weights: Sequence[str], solvers: Sequence[str], progress: ProgressCallback | None,
+    transforms: Sequence[Sequence[str]] = ((),), activations: str | None = None, window: int = 512, length: int = 512,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows of (model, weights, solver, text, bits, loss, extra): nats a token, and how many more than the original takes.
+
+    Args:
+        transforms: chains that are tried with every quantizer and solver; they stand before the solver, ``quarot + gptq``.
+        activations: of the layers' inputs.
+        window, length: tokens of a window that is measured, and of a calibration sequence.
+    """
     found = compare(
-        subject.model, weights, solvers, subject.texts, max_tokens=subject.tokens, calibration=(subject.calibration,),
-        sequences=subject.sequences, length=512, progress=progress,
+        subject.model, weights, solvers, subject.texts, transforms=transforms, activations=activations, window=window,
+        max_tokens=subject.tokens, calibration=(subject.calibration,), sequences=subject.sequences, length=length, progress=progress,
     )  # fmt: skip
     rows = []
-    asked = [(w, s) for w in weights for s in solvers]
+    asked = [(w, " + ".join((*chain, s))) for w in weights for chain in transforms for s in solvers]
     for (spec, solver), row in zip(asked, found.rows, strict=True):
         for text in found.texts:
             loss = math.log(row.perplexity[text])

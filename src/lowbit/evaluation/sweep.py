@@ -16,7 +16,8 @@ from lowbit.models.model import LanguageModel
 from lowbit.nn.packed import PackedWeight, keep_dense
 from lowbit.nn.replace import IGNORE, ONLY, packed_module, put
 from lowbit.progress import Progress, ProgressCallback
-from lowbit.quantizers.quantizer import Quantizer
+from lowbit.quantizers.augmented import Augmented
+from lowbit.quantizers.quantizer import Quantizer, bits_per_element
 from lowbit.recipes.calibrate import calibrate, merged
 from lowbit.recipes.calibration_data import calibration_source
 from lowbit.recipes.plan import Plan, check_finite, plan
@@ -116,6 +117,7 @@ def _row(
         seconds = time.perf_counter() - started
         for layer, weight, inputs in packed:
             put(model.module, layer.name, packed_module(layer.target.module, weight, inputs))
+        warnings.update(_augmented(made, [(layer.shape, inputs) for layer, _, inputs in packed]))
         keep_dense(model.module)
         found = evaluate(model, texts, window=window, stride=stride, max_tokens=max_tokens, reference=reference, progress=progress)
     held = {layer.name for layer in made.held}
@@ -124,6 +126,17 @@ def _row(
         found, str(recipe["weights"]), made.method,
         bits_per_weight=8 * nbytes / max(1, made.elements), nbytes=nbytes + made.rest_nbytes, seconds=seconds,
     )  # fmt: skip
+
+
+def _augmented(made: Plan, layers: Sequence[tuple[tuple[int, ...], Quantizer | None]]) -> dict[str, None]:
+    """What residual channels of the inputs cost, in one line; nothing where there are none."""
+    wide = [shape[0] * (shape[1] + (q.channels if isinstance(q, Augmented) else 0)) for shape, q in layers]
+    times = sum(wide) / max(1, sum(shape[0] * shape[1] for shape, _ in layers))
+    if times == 1:
+        return {}
+    given = bits_per_element(made.activations, (512, layers[0][0][1])) if made.activations is not None else 0.0
+    read = f"a product of one format reads its weights {times:.3f} times as wide"
+    return {f"{made.method}: inputs have {given * times:.3f} bits a number, not {given:.3f}, and {read}; they are stored once": None}
 
 
 @contextmanager

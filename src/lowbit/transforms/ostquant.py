@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -80,8 +80,8 @@ class OSTQuant(Transform):
 def builder(O_0: Tensor) -> Build:
     """K and log s -> diag(1 / s) O and its inverse, block by block."""
 
-    def build(parameters: object) -> Pair:
-        K, log_s = parameters  # type: ignore[misc,attr-defined]
+    def build(parameters: Sequence[Tensor]) -> Pair:
+        K, log_s = parameters
         skew, one = K - K.mT, torch.eye(K.shape[-1], dtype=K.dtype)
         O = O_0.to(K.dtype) @ torch.linalg.solve(one - skew, one + skew)  # noqa: E741
         s = log_s.exp().reshape(len(O), -1, 1)
