@@ -11,13 +11,20 @@ from lowbit.solvers.rtn import RTN
 from lowbit.solvers.solver import solver
 
 
-def test_it_begins_at_nearly_the_whole_range():
+def test_it_begins_at_the_whole_range_and_gradients_are_those_of_the_logits():
     W = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
     q = quantizer("int4 g32 scale=float32")
     soft = Clipped(W, q, RTN().solve(W, q, {}, Key()), 0.1)
     soft.values()
-    share = torch.sigmoid(torch.tensor(BEGIN))
-    assert torch.allclose(soft.weight().terms[0].grid.scale, share * q.grid(W).scale)
+    assert torch.allclose(soft.weight().terms[0].grid.scale, q.grid(W).scale)
+    seen = []
+    soft.adams[0].step = lambda slope, share=1.0: seen.append(slope)
+    direction = torch.randn(4, 32, generator=torch.Generator().manual_seed(1))
+    of_share = soft.learned.gradients(direction, None, lambda piece, of_v: None)[0]
+    soft.move(direction, 0.0)
+    logits = torch.full((4, 1), BEGIN, requires_grad=True)
+    (expected,) = torch.autograd.grad((of_share * torch.sigmoid(logits) / torch.sigmoid(torch.tensor(BEGIN))).sum(), logits)
+    assert torch.allclose(seen[0], expected, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("spec", ["int3 g32", "int3 g32 asym", "mxfp4 even"])

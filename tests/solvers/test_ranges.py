@@ -77,10 +77,8 @@ def test_gradients_are_those_of_a_model_in_torch(spec):
     y = x / scale
     reached = (grid.blocks.split(values.clone()) / scale.detach()).detach()  # t, held
     bottom_end, top_end = (least, most) if low is None else ((least - zero).detach().round(), (most - zero).detach().round())
-    if learned.whole:
-        inside = ((y + v).round() <= top_end) & ((y + v).round() >= bottom_end)
-    else:
-        inside = (y + 2 * v).abs() <= 7  # half the last gap, from 4 to 6, beyond the end
+    nearest, last = (y + v).round(), (y + 2 * v).abs() <= 7  # half the last gap of e2m1, from 4 to 6, beyond its end
+    inside = (nearest <= top_end) & (nearest >= bottom_end) if learned.whole else last
     straight = y + v + (reached - y - v).detach()
     ends = torch.where(reached > y, least - zero, most - zero) if low is not None else reached
     model = scale * torch.where(inside, straight, ends)

@@ -51,7 +51,7 @@ adaround = register("claim", "adaround", NAGEL)(
     Claim(
         statement="Rounding to nearest is not the best rounding: choosing up or down for each weight by the output's error loses less. A "
         "gate that is scaled with the step does better than a plain one where steps differ, as in e2m1.",
-        setting="int4, int3 and e2m1 in groups of 64, all linear layers but the output one; 80 steps of one sequence on the error of each "
+        setting="int4, int3 and e2m1 in groups of 64, all linear layers but the output one; 80 steps of two sequences on the error of each "
         "block. Random rounding is one draw. Texts and calibration as in the claim gptq.",
         rule="For every model and text: adaround loses less than nearest with each format, nearest less than a random rounding with "
         "integers, and the scaled gate less than the plain one with e2m1.",

@@ -13,7 +13,7 @@ CHENG = Source(
     2023,
     "arXiv:2309.05516",
     parts="the tables at 4, 3 and 2 bits against RTN and GPTQ; the ablation of rounding and ranges",
-    departs="Small models in groups of 64, 40 steps of one sequence; in the paper 7B and more, 200 to 400 steps of 8 sequences of 2048.",
+    departs="Small models in groups of 64, 40 steps of two sequences; in the paper 7B and more, 200 to 400 steps of 8 sequences of 2048.",
     records=("signround",),
 )
 FOUR, THREE, TWO = "int4 g64", "int3 g64", "int2 g64 asym"
@@ -49,8 +49,8 @@ signround = register("claim", "signround", CHENG)(
     Claim(
         statement="Learning how weights are rounded, and the range of each block, with signed gradients beats rounding to nearest widely "
         "and competes with GPTQ; at 2 and 3 bits it is ahead. Ranges matter most where bits are few.",
-        setting="int4 and int3 in symmetric groups of 64, 2 bits with a zero point, all linear layers but the output one; 40 steps of one "
-        "sequence. Texts and calibration as in the claim gptq.",
+        setting="int4 and int3 in symmetric groups of 64, 2 bits with a zero point, all linear layers but the output one; 40 steps of two "
+        "sequences. Texts and calibration as in the claim gptq.",
         rule="For every model and text: signround loses less than gptq and gptq less than rtn at 3 and 2 bits, signround less than rtn at "
         "4; ranges alone gain less than rounding alone at 4 bits, and more at 2.",
         least=2.0,

@@ -56,8 +56,8 @@ class AdaRound(Reconstruction):
     """
 
     steps: int = 80
-    rate: float = 0.1
-    penalty: float = 1.0
+    rate: float = 0.05
+    penalty: float = 3.0
     gate: Gate = "plain"
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,16 +24,21 @@ SHAO = Source(
     2023,
     "arXiv:2308.13137",
     parts="section 3.2, Eq. 2 (learnable weight clipping), block by block",
-    departs="Without the equivalent transformation, a method of its own. A higher rate for far fewer steps.",
+    departs="Without the equivalent transformation, a method of its own. The share is relative to the first one, so that the start is that "
+    "of rounding to nearest. A higher rate for far fewer steps.",
 )
-#: sigmoid(4) = 0.98: where the shares begin
+#: where the logits begin
 BEGIN = 4.0
+#: sigmoid(4) = 0.98, which stands for the whole range
+WHOLE = 1 / (1 + math.exp(-BEGIN))
 
 
 @register("solver", "learned_clip", SHAO)
 @dataclass(frozen=True)
 class LearnedClip(Reconstruction):
-    """Ends of a block's range sigmoid(g) * hi and sigmoid(b) * lo, with g and b by Adam on the block's error; weights round to nearest.
+    """Ends of a block's range c(g) * hi and c(b) * lo, c(x) = sigmoid(x) / sigmoid(4), with g and b by Adam on the block's error.
+
+    Both begin at 4, so with the whole range, and weights round to nearest.
 
     Args:
         steps, batch, checks: see ``Reconstruction``.
@@ -67,7 +73,7 @@ class Clipped(Soft):
         self.adams = [Adam(p, rate) for p in self.parameters]
 
     def _round(self) -> tuple[Tensor, Grid]:
-        self.shares = [p.sigmoid() for p in self.parameters]
+        self.shares = [p.sigmoid() / WHOLE for p in self.parameters]
         return self.learned.round(self.shares[0], self.shares[1] if len(self.shares) > 1 else None, None)
 
     def values(self) -> Tensor:
@@ -77,7 +83,8 @@ class Clipped(Soft):
         slopes = self.learned.gradients(gradient, None, lambda piece, of_v: None)
         for adam, share, slope in zip(self.adams, self.shares, slopes, strict=False):
             assert slope is not None
-            adam.step(slope * share * (1 - share), 1 - progress)
+            adam.step(slope * share * (1 - WHOLE * share), 1 - progress)
+            adam.parameter.clamp_(max=BEGIN)
 
     def hard(self) -> Tensor:
         return self.values()

@@ -167,14 +167,15 @@ class Adam:
     """
 
     def __init__(self, parameter: Tensor, rate: float, mean: float = 0.9, square: float = 0.999) -> None:
-        self.parameter, self.rate, self.decay = parameter, rate, (mean, square)
-        self.mean, self.square, self.steps = torch.zeros_like(parameter), torch.zeros_like(parameter), 0
+        self.parameter, self.rate, self.decay = parameter if parameter.ndim else parameter.unsqueeze(0), rate, (mean, square)
+        self.mean, self.square, self.steps = torch.zeros_like(self.parameter), torch.zeros_like(self.parameter), 0
 
     def step(self, gradient: Tensor, share: float = 1.0) -> None:
         """One step against the gradient, at this share of the rate."""
         self.steps += 1
         first, second = self.decay
         rate = -self.rate * share / (1 - first**self.steps)
+        gradient = gradient.reshape(self.parameter.shape)
         for i in pieces(self.parameter):
             mean, square = self.mean[i].lerp_(gradient[i], 1 - first), self.square[i].mul_(second)
             square.addcmul_(gradient[i], gradient[i], value=1 - second)
