@@ -77,7 +77,7 @@ static bool as_signed(const PackedLinear& w, PackedLinear* to) {
   if (!w.whole_known || w.units * codes_of(w.bits) % 32 || (w.bits == 8 && w.flip == 0)) return false;
   *to = w;
   to->flip = 0;
-  for (int i = 0; w.bits < 8 && i < 1 << w.bits; i++) {
+  for (int i = 0; w.bits < 8 && i < 64; i++) {  // they repeat
     const int number = w.whole[i] - w.zero;
     if (number < -128 || number > 127) return false;
     to->whole[i] = (uint8_t)number;

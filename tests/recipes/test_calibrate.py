@@ -17,7 +17,7 @@ from lowbit.models.llama import Llama, LlamaConfig
 from lowbit.philox import Key
 from lowbit.progress import Progress
 from lowbit.quantizers.spec import quantizer
-from lowbit.recipes.calibrate import Finished, calibrate, merged, units
+from lowbit.recipes.calibrate import Before, Finished, calibrate, merged, units
 from lowbit.recipes.plan import Plan, plan
 from lowbit.recipes.walk import Source
 from lowbit.solvers.gptq import GPTQ
@@ -236,7 +236,7 @@ def test_known_units_are_taken_and_the_rest_is_the_same() -> None:
     samples, first, second = sequences(), llama(), llama()
     done = calibrated(first, samples, "qep")
     weights = {s.layer.name: s.weight for s in done[0].solved}
-    again = calibrated(second, samples, "qep", known=lambda unit: weights if unit.index == 0 else None)
+    again = calibrated(second, samples, "qep", known=lambda unit: Before(weights, {}) if unit.index == 0 else None)
     assert all(torch.equal(v, second.state_dict()[k]) for k, v in first.state_dict().items())
     assert [s.error for s in again[0].solved] == [s.error for s in done[0].solved]
 
