@@ -57,6 +57,7 @@ UNMIRRORED = {
     "test_contracts.py": "contracts run on every member of a family",
     "test_exhaustive.py": "every backend on every format, against the published vectors",
     "test_public_api.py": "about the names in lowbit itself",
+    "recipes/test_architectures.py": "every kind of model through the recipes as a whole",
     "quantizers/test_hard_cases.py": "cases of the literature that need several quantizers and parts at once",
     "cli/test_catalogue_commands.py": "list, where, cite, show, doctor and docs read the same catalogue and share fixtures",
 }

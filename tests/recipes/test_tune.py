@@ -18,7 +18,7 @@ from lowbit.philox import Key
 from lowbit.quantizers.quantizer import Quantizer
 from lowbit.quantizers.spec import quantizer
 from lowbit.quantizers.weight import Weight
-from lowbit.recipes.calibrate import Finished, calibrate
+from lowbit.recipes.calibrate import Before, Finished, calibrate
 from lowbit.recipes.plan import plan
 from lowbit.recipes.quantize import quantize
 from lowbit.recipes.walk import Source
@@ -145,7 +145,7 @@ def test_a_known_unit_is_taken_and_the_rest_is_the_same() -> None:
     first, second = llama(), llama()
     done = run(first, "signround:steps=6")
     weights = {s.layer.name: s.weight for s in done[0].solved}
-    run(second, "signround:steps=6", known=lambda unit: weights if unit.index == 0 else None)
+    run(second, "signround:steps=6", known=lambda unit: Before(weights, {}) if unit.index == 0 else None)
     assert all(torch.equal(v, second.state_dict()[k]) for k, v in first.state_dict().items())
 
 
