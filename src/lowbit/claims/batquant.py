@@ -9,7 +9,7 @@ from lowbit.progress import ProgressCallback
 
 BATQUANT = Source(
     "BATQuant: Outlier-resilient MXFP4 Quantization via Learnable Block-wise Optimization",
-    "(no names in the record)",
+    "Li, Zhang, Xia, Bao, Bai, Dong, Yu",
     2026,
     "arXiv:2603.16590",
     parts="the comparison of global and block-wise transforms, the size of blocks, the Kronecker form",

@@ -18,7 +18,7 @@ from lowbit.transforms.transform import Blockwise, Change, Edge, Transform
 
 BATQUANT = Source(
     "BATQuant: Outlier-resilient MXFP4 Quantization via Learnable Block-wise Optimization",
-    "(no names in the record)",
+    "Li, Zhang, Xia, Bao, Bai, Dong, Yu",
     2026,
     "arXiv:2603.16590",
     parts="block-wise affine transformation, global and private Kronecker factors",

@@ -19,7 +19,7 @@ from lowbit.transforms.transform import Blockwise, Edge, Transform
 
 HU = Source(
     "OstQuant: Refining Large Language Model Quantization with Orthogonal and Scaling Transformations for Better Distribution Fitting",
-    "Hu, Cheng, Yang, Chen, Xu, Yu, Xu, Yuan, Jiang, Zhou",
+    "Hu, Cheng, Yang, Xu, Yuan, Yu, Xu, Jiang, Zhou",
     2025,
     "arXiv:2501.13987",
     parts="pairs of orthogonal and scaling transformations that are learned together, section 3.3; the start WOMI",
