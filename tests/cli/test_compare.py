@@ -109,6 +109,7 @@ def test_every_default_fits_the_builtin_model():
         (["--solvers", ""], "--solvers is empty; separate several with commas$"),
         (["--weights", "nvfp4", "--solvers", "rtn,rtm"], r"no solver is called 'rtm'; did you mean 'rtn'\?$"),
         (["--weights", "nvfp4", "--solvers", "gptq"], "the method gptq needs calibration data"),
+        (["--weights", "nvfp4", "--transforms", "none,quarot+"], r"--transforms 'quarot\+': nothing stands on one side of a \+"),
         (["--weights", "nvfp4", "--only", "nothing"], "--only 'nothing' matches none of the 16 layers"),
         (
             ["--weights", "nvfp4", "--activations", "int8 g64"],

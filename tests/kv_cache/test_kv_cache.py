@@ -135,6 +135,14 @@ def test_blocks_that_do_not_divide_a_head_are_named_before_any_work():
         KVAdaQuant(group=48).check(64, 1)
 
 
+def test_a_model_names_the_cache_that_does_not_fit_it():
+    model = lowbit.open_model("builtin")
+    model.kv = kv_cache("kivi:group=48")
+    for call in (lambda: model.logits(torch.zeros(1, 4).long()), lambda: model.extend(torch.zeros(1, 4).long(), 2)):
+        with pytest.raises(ShapeError, match="kivi:group=48: 48 tokens of values with head_dim 64: axis 3"):
+            call()
+
+
 def test_another_batch_is_refused():
     store = kv_cache("kivi").store(0)
     store.append(tokens(4), tokens(4))

@@ -24,7 +24,7 @@ from lowbit.quantizers.spec import quantizer
 from lowbit.quantizers.spec import text as quantizer_text
 from lowbit.recipes.plan import plan
 from lowbit.solvers.solver import solver
-from lowbit.transforms.transform import transform
+from lowbit.transforms.transform import Transform, transform
 
 WEIGHTS = (
     "int8,fp8,mxint8,mxfp8,mxfp6,int6 g64,int4 g32,int4 g64,int4 g128,int4 g64 mse,int4 g64 asym,"
@@ -42,6 +42,18 @@ def split(words: str, what: str) -> list[str]:
     if not parts:
         raise SpecError(f"--{what} is empty; separate several with commas")
     return parts
+
+
+def chain_of(words: str) -> list[Transform]:
+    """The transforms of ``smoothquant+quarot``, none for ``none``.
+
+    Raises:
+        SpecError: nothing stands on one side of a +.
+    """
+    parts = [part.strip() for part in words.split("+")]
+    if not all(parts):
+        raise SpecError(f"--transforms {words!r}: nothing stands on one side of a +; write smoothquant+quarot, or none")
+    return [transform(part) for part in parts if part != "none"]
 
 
 def run(
@@ -80,7 +92,7 @@ def run(
             check_file(file)
     chosen = [quantizer(w) for w in split(WEIGHTS if weights is None else weights, "weights")]
     methods = [solver(s) for s in split(solvers, "solvers")]
-    chains = [[transform(t.strip()) for t in chain.split("+") if t.strip() != "none"] for chain in split(transforms, "transforms")]
+    chains = [chain_of(words) for words in split(transforms, "transforms")]
     patterns: dict[str, Any] = {"only": only or ONLY, "ignore": IGNORE if ignore is None else ignore}
     texts = [load_text(t) for t in text or ()]
     opened = open_model(model, device, dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -90,8 +91,15 @@ class Builtin:
         with torch.no_grad():
             if self.kv is None:
                 return self.module(ids).float()  # type: ignore[no-any-return]
+            self._check_cache()
             cache = Cache(self.kv)
             return torch.cat([self.module(part, cache).float() for part in ids.split(CHUNK, 1)], 1)
+
+    def _check_cache(self) -> None:
+        """Raises ShapeError where the blocks of the cache's quantizers do not divide its groups of tokens."""
+        if self.kv is not None:
+            config: Any = self.module.config
+            self.kv.check(config.head_dim, config.num_hidden_layers)
 
     def generate(self, prompt: str, max_new_tokens: int = 64, temperature: float = 0.0, seed: int = 0, chat: bool = False) -> str:
         if chat:
@@ -101,6 +109,7 @@ class Builtin:
 
     def extend(self, ids: Tensor, count: int, temperature: float = 0.0, seed: int = 0, *, to_the_end: bool = False) -> Tensor:
         ids, length = ids.to(device_of(self.module)), ids.shape[1] + count
+        self._check_cache()
         decoder = self.fused()
         advance = decoder.session(len(ids), length).advance if isinstance(decoder, FusedDecoder) and length <= self.context else None
         with torch.no_grad():
